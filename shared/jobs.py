@@ -1,0 +1,177 @@
+"""The models both sides speak: what a client asks for, what a job is, what it says about itself."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+YEAR_SECONDS = 366 * 24 * 3600
+MAX_METADATA_BYTES = 16_384
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled", "job.interrupted"]
+StreamMode = Literal["updates", "values", "messages", "custom"]
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. Delayed jobs and those parked behind their thread are `queued` too."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether this is final: the round is over and nothing but `retry` starts another."""
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+def _printable(value: str) -> str:
+    if _CONTROL_CHARACTERS.search(value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def _metadata_fits(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is not None and len(orjson.dumps(value)) > MAX_METADATA_BYTES:
+        raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes of JSON")
+    return value
+
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+ThreadId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class WebhookRequest(_Request):
+    """Where to send signed word of the job's end. `secret` (`whsec_…`) replaces the tenant's default secret."""
+
+    url: Annotated[str, Field(max_length=2048, examples=["https://example.com/hooks/jobs"])]
+    events: Annotated[list[WebhookEvent], Field(min_length=1)] | None = None
+    secret: Annotated[str, Field(max_length=128)] | None = None
+
+
+class Limits(_Request):
+    """What stops a runaway job: wall time of one attempt in seconds, and LangGraph steps (its recursion limit)."""
+
+    seconds: Annotated[float, Field(gt=0, le=7 * 24 * 3600)] | None = None
+    steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+
+class RunConfig(_Request):
+    """The part of LangGraph's `RunnableConfig` that a client may set."""
+
+    configurable: dict[str, Any] | None = None
+    tags: Annotated[list[str], Field(max_length=64)] | None = None
+    recursion_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+
+class JobRequest(_Request):
+    """One job as a client asks for it. Unknown fields are refused."""
+
+    graph: Annotated[Name, Field(description="Id of a graph from `GET /graphs`.", examples=["customer_service"])]
+    input: Annotated[Any, Field(description="The graph's input; checked against the schema in `GET /graphs/{id}`.")]
+    thread_id: Annotated[ThreadId | None, Field(description="Jobs of one thread share memory and run one at a time.")] = None
+    on_busy: Annotated[
+        Literal["queue", "reject", "cancel"],
+        Field(description="What to do while another job of the thread is running or waiting."),
+    ] = "queue"
+    config: RunConfig | None = None
+    context: Annotated[dict[str, Any] | None, Field(description="LangGraph's runtime context.")] = None
+    metadata: Annotated[dict[str, Any] | None, AfterValidator(_metadata_fits)] = None
+    webhook: WebhookRequest | None = None
+    queue: Name = "default"
+    priority: Annotated[int, Field(ge=0, le=9, description="A head start of a minute a step.")] = 0
+    delay_seconds: Annotated[float, Field(ge=0, le=YEAR_SECONDS)] | None = None
+    run_at: AwareDatetime | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
+    limits: Limits | None = None
+    stream: Annotated[list[StreamMode] | None, Field(description="Which events to keep; `updates` by default.")] = None
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        if self.delay_seconds is not None and self.run_at is not None:
+            raise ValueError("give delay_seconds or run_at, not both")
+        return self
+
+
+class JobError(BaseModel):
+    """Why a job failed. `code` is stable; `retryable` says whether another try could have helped."""
+
+    type: str
+    code: str
+    message: str
+    node: str | None = None
+    retryable: bool = False
+
+
+class WebhookTarget(BaseModel):
+    """A job's webhook as its record shows it: never with the secret."""
+
+    url: str
+    events: list[WebhookEvent] | None = None
+
+
+class JobRecord(BaseModel):
+    """A job as `GET /jobs/{id}` answers it. Times are RFC 3339 in UTC."""
+
+    id: str
+    graph: str
+    status: JobStatus
+    queue: str
+    priority: int
+    thread_id: str | None
+    created_at: datetime
+    run_at: datetime | None = None
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempt: int
+    tries: int
+    max_attempts: int
+    round: int
+    metadata: dict[str, Any] | None
+    output: Any = None
+    error: JobError | None
+    interrupts: list[Any] | None
+    usage: dict[str, Any] | None
+    webhook: WebhookTarget | None
+    links: dict[str, str]
+
+
+class DeliveryAttempt(BaseModel):
+    """One try to deliver a webhook. `body` is the first 1 KB of the answer, `error` why there was none."""
+
+    at: datetime
+    status_code: int | None = None
+    duration_ms: int
+    error: str | None = None
+    body: str | None = None
+
+
+class Delivery(BaseModel):
+    """One webhook message to one URL, with its attempts."""
+
+    id: str
+    type: WebhookEvent
+    url: str
+    status: Literal["pending", "delivered", "failed"]
+    created_at: datetime
+    next_attempt_at: datetime | None = None
+    attempts: list[DeliveryAttempt]
+
+
+def rfc3339(milliseconds: int) -> str:
+    """Milliseconds since the epoch as RFC 3339 in UTC, to the millisecond: `2026-01-31T12:00:00.000Z`."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"

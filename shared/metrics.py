@@ -1,0 +1,54 @@
+"""The metrics of both processes, named `mas_…`, and their text for Prometheus.
+
+With several gateway processes each writes its own files (prometheus_client's multiprocess mode, where PROMETHEUS_MULTIPROC_DIR is
+set before the first import) and any of them answers for all.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
+
+REGISTRY = CollectorRegistry()
+
+HTTP_REQUESTS = Counter("mas_http_requests", "Requests answered.", ["method", "route", "status"], registry=REGISTRY)
+HTTP_REQUEST_SECONDS = Histogram(
+    "mas_http_request_seconds", "Seconds to answer a request.", ["route"], buckets=REQUEST_BUCKETS, registry=REGISTRY
+)
+JOBS_SUBMITTED = Counter("mas_jobs_submitted", "Jobs accepted.", ["graph"], registry=REGISTRY)
+JOBS_ENDED = Counter("mas_jobs_ended", "Rounds ended, by final status.", ["graph", "status"], registry=REGISTRY)
+JOB_WAIT_SECONDS = Histogram(
+    "mas_job_wait_seconds", "Seconds a job waited before its attempt.", buckets=RUN_BUCKETS, registry=REGISTRY
+)
+JOB_RUN_SECONDS = Histogram(
+    "mas_job_run_seconds", "Seconds an attempt ran.", ["graph"], buckets=RUN_BUCKETS, registry=REGISTRY
+)
+JOBS_RUNNING = Gauge("mas_jobs_running", "Attempts running in this worker.", registry=REGISTRY)
+LEASE_LOST = Counter("mas_lease_lost", "Attempts that ended because their lease was gone.", registry=REGISTRY)
+LOOP_LAG_SECONDS = Gauge("mas_loop_lag_seconds", "How late the worker's event loop is.", registry=REGISTRY)
+WEBHOOK_ATTEMPTS = Counter("mas_webhook_attempts", "Webhook deliveries tried.", ["outcome"], registry=REGISTRY)
+
+
+class QueueState(CollectorRegistry):
+    """Depth and age of the queues, read from Redis at the moment of a scrape."""
+
+    def __init__(self, depths: dict[str, int], oldest_seconds: dict[str, float]) -> None:
+        super().__init__()
+        depth = Gauge("mas_queue_depth", "Jobs that are ready and wait for a worker.", ["queue"], registry=self)
+        oldest = Gauge("mas_queue_oldest_seconds", "Age of the job that waits longest.", ["queue"], registry=self)
+        for queue, count in depths.items():
+            depth.labels(queue).set(count)
+            oldest.labels(queue).set(oldest_seconds.get(queue, 0.0))
+
+
+def exposition() -> bytes:
+    """This service's metrics in Prometheus' text format, summed over the processes in multiprocess mode."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    merged = CollectorRegistry()
+    multiprocess.MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
+    return generate_latest(merged)

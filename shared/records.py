@@ -1,0 +1,85 @@
+"""A job's record: from the raw hash in Redis to the document that clients and webhook receivers read.
+
+Fields of the hash: `v graph queue status priority rank created_at run_at started_at finished_at attempt tries max_attempts lost round
+worker cancel thread_id thread metadata error interrupts usage webhook_url webhook_events webhook_secret traceparent`. Times are milliseconds;
+`metadata error interrupts usage` are JSON, passed on as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from shared.jobs import rfc3339
+
+RawRecord = Mapping[bytes, bytes]
+API = "/api/v1"
+
+
+def job_document(job_id: str, raw: RawRecord, output: bytes | None = None, *, with_output: bool = True) -> dict[str, Any]:
+    """A job record (see `shared.jobs.JobRecord`), ready for orjson. JSON parts stay the bytes they are."""
+    url = raw.get(b"webhook_url")
+    events = raw.get(b"webhook_events")
+    document: dict[str, Any] = {
+        "id": job_id,
+        "graph": _text(raw, b"graph"),
+        "status": _text(raw, b"status"),
+        "queue": _text(raw, b"queue"),
+        "priority": _integer(raw, b"priority"),
+        "thread_id": _text(raw, b"thread_id"),
+        "created_at": _time(raw, b"created_at"),
+        "started_at": _time(raw, b"started_at"),
+        "finished_at": _time(raw, b"finished_at"),
+        "attempt": _integer(raw, b"attempt"),
+        "tries": _integer(raw, b"tries"),
+        "max_attempts": _integer(raw, b"max_attempts"),
+        "round": _integer(raw, b"round"),
+        "metadata": _json(raw, b"metadata"),
+    }
+    if b"run_at" in raw:
+        document["run_at"] = _time(raw, b"run_at")
+    if with_output:
+        document["output"] = orjson.Fragment(output) if output else None
+    document |= {
+        "error": _json(raw, b"error"),
+        "interrupts": _json(raw, b"interrupts"),
+        "usage": _json(raw, b"usage"),
+        "webhook": url and {"url": url.decode(), "events": events.decode().split(",") if events else None},
+        "links": {
+            "self": f"{API}/jobs/{job_id}",
+            "cancel": f"{API}/jobs/{job_id}/cancel",
+            "deliveries": f"{API}/jobs/{job_id}/deliveries",
+        },
+    }
+    return document
+
+
+def render_webhook_body(
+    type_: str, created_at_ms: int, record: RawRecord, job_id: str, output: bytes | None, *, output_too_large: bool
+) -> bytes:
+    """A webhook's body: `{type, timestamp, data}` with the job record; a large output is only linked (`links.output`)."""
+    data = job_document(job_id, record, output)
+    if output_too_large:
+        data["links"]["output"] = f"{API}/jobs/{job_id}"
+    return orjson.dumps({"type": type_, "timestamp": rfc3339(created_at_ms), "data": data})
+
+
+def _text(raw: RawRecord, name: bytes) -> str | None:
+    value = raw.get(name)
+    return None if value is None else value.decode()
+
+
+def _integer(raw: RawRecord, name: bytes) -> int:
+    return int(raw.get(name, b"0"))
+
+
+def _time(raw: RawRecord, name: bytes) -> str | None:
+    value = raw.get(name)
+    return None if value is None else rfc3339(int(value))
+
+
+def _json(raw: RawRecord, name: bytes) -> orjson.Fragment | None:
+    value = raw.get(name)
+    return orjson.Fragment(value) if value else None

@@ -1,0 +1,86 @@
+"""Connections to Redis, and running a script on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis as redis_sync
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, NoScriptError, ResponseError
+
+from shared.store.errors import store_errors, translated
+from shared.store.scripts import Script
+
+Argument = str | bytes | int | float
+CONNECT_SECONDS = 1.5
+
+
+def connect(url: str, *, connections: int = 32, answer_within: float = 2.0, tries: int = 1) -> Redis:
+    """A client whose calls share at most `connections` connections and fail after `answer_within` seconds.
+
+    With `tries=2` a call whose connection broke is sent once more: only for callers whose scripts bear a repetition.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=answer_within,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_timeout=answer_within,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), tries - 1),
+        retry_on_error=[ConnectionError] if tries > 1 else [],
+    )
+    return Redis(connection_pool=pool)
+
+
+def connect_blocking(url: str, *, answer_within: float | None = None) -> Redis:
+    """A client for blocking reads and subscriptions: a connection of its own, no time limit unless one is given."""
+    return Redis.from_url(
+        url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=answer_within, socket_keepalive=True, max_connections=4
+    )
+
+
+def connect_sync(url: str, *, answer_within: float) -> redis_sync.Redis:
+    """A synchronous client, for a thread of its own."""
+    return redis_sync.Redis.from_url(
+        url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=answer_within, socket_keepalive=True
+    )
+
+
+async def run(redis: Redis, script: Script, *args: Argument) -> Any:
+    """Run a script. Raises `StoreUnavailable`, `StoreFull`, or redis-py's `ResponseError` for a bug in the script."""
+    with store_errors():
+        try:
+            return await redis.evalsha(script.sha, 0, *args)  # type: ignore[arg-type, misc]
+        except NoScriptError:
+            return await redis.eval(script.text, 0, *args)  # type: ignore[arg-type, misc]
+
+
+async def run_many(redis: Redis, script: Script, calls: list[list[Argument]]) -> list[Any]:
+    """Run a script once for each list of arguments, in one round trip. An error stands in its own place."""
+    with store_errors():
+        answers = await _pipelined(redis, script, calls)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            await redis.script_load(script.text)
+            again = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            for index, answer in zip(again, await _pipelined(redis, script, [calls[i] for i in again]), strict=True):
+                answers[index] = answer
+    return [translated(answer) if isinstance(answer, ResponseError) else answer for answer in answers]
+
+
+async def _pipelined(redis: Redis, script: Script, calls: list[list[Argument]]) -> list[Any]:
+    pipeline = redis.pipeline(transaction=False)
+    for args in calls:
+        pipeline.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
+    return await pipeline.execute(raise_on_error=False)
+
+
+def run_sync(redis: redis_sync.Redis, script: Script, *args: Argument) -> Any:
+    """`run` for a synchronous client."""
+    with store_errors():
+        try:
+            return redis.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
+        except NoScriptError:
+            return redis.eval(script.text, 0, *args)  # type: ignore[arg-type]

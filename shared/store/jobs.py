@@ -1,0 +1,267 @@
+"""Jobs in Redis: each method is one transition or one read, one round trip, and raises `StoreUnavailable` or `StoreFull`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+
+from shared.store import scripts
+from shared.store.connection import Argument, run, run_many
+from shared.store.errors import store_errors
+from shared.store.keys import digest, key, ref
+
+IDEMPOTENCY_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be accepted. `payload` is what the worker needs to run it; `fields` go into its record as they are."""
+
+    tenant: str
+    id: str
+    graph: str
+    payload: bytes
+    max_attempts: int
+    queue: str = "default"
+    priority: int = 0
+    delay_ms: int | None = None
+    run_at_ms: int | None = None
+    thread_id: str | None = None
+    on_busy: Literal["queue", "reject", "cancel"] = "queue"
+    idempotency_key: str = ""
+    fingerprint: str = "-"
+    fields: Mapping[str, str | bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """How a submit went. `duplicate`: the idempotency key is known and `id` is its job; `conflict`: known with another request;
+    `busy`: the thread has the job `id` and `on_busy` was `reject`."""
+
+    outcome: Literal["created", "duplicate", "conflict", "busy"]
+    id: str
+    status: str
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job as it stands: the raw record (see shared/records.py) and the output's JSON, once there is one."""
+
+    id: str
+    record: dict[bytes, bytes]
+    output: bytes | None
+
+    @property
+    def status(self) -> str:
+        return self.record[b"status"].decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job leased to a worker. (worker, `attempt`) is the fencing token of all that this attempt writes."""
+
+    ref: str
+    attempt: int
+    alone: bool
+    payload: bytes
+    record: dict[bytes, bytes]
+
+    @property
+    def tenant(self) -> str:
+        return self.ref.partition(":")[0]
+
+    @property
+    def id(self) -> str:
+        return self.ref.partition(":")[2]
+
+    @property
+    def graph(self) -> str:
+        return self.record[b"graph"].decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job that a claim ended: its worker was lost for the last time, or it was to be cancelled."""
+
+    ref: str
+    graph: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim brought. `hold`: take no more until free, for a job that must run alone."""
+
+    now_ms: int
+    next_due_seconds: float | None
+    hold: bool
+    jobs: list[Claimed]
+    ended: list[Ended]
+
+
+class JobStore:
+    """All that is done to jobs. `clock_offset_ms` moves the scripts' clock, for tests only."""
+
+    def __init__(self, redis: Redis, *, result_ttl_seconds: int, clock_offset_ms: int = 0) -> None:
+        self.redis = redis
+        self.result_ttl_ms = result_ttl_seconds * 1000
+        self.clock_offset_ms = clock_offset_ms
+
+    # What clients do
+
+    async def submit(self, job: NewJob) -> Submitted:
+        """Accept one job, or say why not; after `created` it is never lost."""
+        return _submitted(await run(self.redis, scripts.SUBMIT, *self._submit_args(job)))
+
+    async def submit_many(self, jobs: Sequence[NewJob]) -> list[Submitted | Exception]:
+        """Accept several jobs in one round trip, each for itself."""
+        answers = await run_many(self.redis, scripts.SUBMIT, [self._submit_args(job) for job in jobs])
+        return [answer if isinstance(answer, Exception) else _submitted(answer) for answer in answers]
+
+    async def get(self, tenant: str, job_id: str) -> StoredJob | None:
+        """A job of this tenant, with its output."""
+        name = ref(tenant, job_id)
+        with store_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.hgetall(key("job", name))
+            pipeline.get(key("result", name))
+            record, output = await pipeline.execute()
+        return StoredJob(job_id, record, output or None) if record else None
+
+    async def statuses(self, refs: Sequence[str]) -> dict[str, str | None]:
+        """The statuses of many jobs at once; None where a job is not there."""
+        with store_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            for name in refs:
+                pipeline.hget(key("job", name), "status")
+            values = await pipeline.execute()
+        return {name: value and value.decode() for name, value in zip(refs, values, strict=True)}
+
+    async def cancel(self, tenant: str, job_id: str) -> tuple[Literal["cancelled", "cancelling", "ended", "missing"], str, str]:
+        """End a waiting job, ask a running one to end. Gives the outcome, the status and the graph."""
+        answer = await self._call(scripts.CANCEL, ref(tenant, job_id), self.result_ttl_ms)
+        return answer[0].decode(), answer[1].decode(), answer[2].decode()
+
+    async def retry(self, tenant: str, job_id: str) -> tuple[Literal["queued", "refused", "missing"], str]:
+        """Start another round of a job that failed or was cancelled. Gives the outcome and the status."""
+        answer = await self._call(scripts.RETRY, ref(tenant, job_id))
+        return answer[0].decode(), answer[1].decode()
+
+    async def erase(self, tenant: str, job_id: str) -> tuple[Literal["erased", "running", "missing"], str]:
+        """Forget an ended job and all that belongs to it but its deliveries. Gives the outcome and the status."""
+        answer = await self._call(scripts.ERASE, ref(tenant, job_id))
+        return answer[0].decode(), answer[1].decode()
+
+    # What workers do
+
+    async def claim(
+        self, worker: str, *, lease_seconds: float, limit: int, max_bytes: int, recover: bool,
+        queues: Sequence[str], graphs: Sequence[str],
+    ) -> Claim:  # fmt: skip
+        """Lease up to `limit` ready jobs of these graphs. `recover`: also put the jobs of lost workers back."""
+        now, wait_ms, hold, jobs, ended = await self._call(
+            scripts.CLAIM, worker, int(lease_seconds * 1000), limit, max_bytes, int(recover), self.result_ttl_ms,
+            len(queues), *queues, *graphs,
+        )  # fmt: skip
+        return Claim(
+            now_ms=int(now),
+            next_due_seconds=None if int(wait_ms) < 0 else int(wait_ms) / 1000,
+            hold=hold == b"1",
+            jobs=[
+                Claimed(name.decode(), int(attempt), alone == b"1", payload, _to_dict(flat))
+                for name, attempt, alone, payload, flat in jobs
+            ],
+            ended=[Ended(name.decode(), graph.decode(), status.decode()) for name, graph, status in ended],
+        )
+
+    async def append(self, worker: str, job: Claimed, events: Sequence[bytes]) -> bool:
+        """Add events to the job's stream. False: the lease is gone."""
+        return int(await self._call(scripts.APPEND, worker, job.ref, job.attempt, *events)) >= 0
+
+    async def finish(
+        self, worker: str, job: Claimed, status: Literal["succeeded", "failed", "cancelled", "interrupted"], *,
+        output: bytes = b"", fields: Mapping[str, bytes] | None = None, events: Sequence[bytes] = (),
+    ) -> Literal["done", "already", "gone"]:  # fmt: skip
+        """End the round: status, output, record fields (`error`, `usage`, `interrupts`), events and delivery in one step."""
+        flat = [part for pair in (fields or {}).items() for part in pair]
+        answer = await self._call(
+            scripts.FINISH, worker, job.ref, job.attempt, status, output, self.result_ttl_ms, len(flat) // 2, *flat, *events
+        )
+        return answer.decode()  # type: ignore[no-any-return]
+
+    async def release(
+        self, worker: str, job: Claimed, kind: Literal["hand_back", "backoff"], *,
+        delay_seconds: float = 0, error: bytes = b"", events: Sequence[bytes] = (),
+    ) -> Literal["queued", "cancelled", "failed", "already", "gone"]:  # fmt: skip
+        """Give the job back: `hand_back` costs no try, `backoff` runs it again after `delay_seconds`, while tries are left."""
+        answer = await self._call(
+            scripts.RELEASE, worker, job.ref, job.attempt, kind, int(delay_seconds * 1000), error, self.result_ttl_ms, *events
+        )
+        return answer.decode()  # type: ignore[no-any-return]
+
+    async def expire(self, limit: int = 100) -> tuple[int, int]:
+        """Forget up to `limit` jobs and deliveries whose retention is over. Gives how many of each."""
+        jobs, deliveries = await self._call(scripts.EXPIRE, limit)
+        return int(jobs), int(deliveries)
+
+    async def wait_for_work(self, blocking: Redis, queues: Sequence[str], graphs: Sequence[str], timeout: float) -> None:
+        """Return when a job may be ready, or after `timeout` seconds. `blocking` is a connection used for nothing else."""
+        wake = [key("wake", queue, graph) for queue in queues for graph in graphs]
+        with store_errors():
+            await blocking.blpop(wake or [key("wake", "-")], timeout=timeout)  # type: ignore[arg-type, misc]
+
+    async def queue_state(self) -> tuple[dict[str, int], dict[str, float]]:
+        """For each queue how many jobs are ready, and how many seconds the one first in line has waited."""
+        with store_errors():
+            queues = sorted(name.decode() for name in await self.redis.smembers(key("queues")))  # type: ignore[misc]
+            depths, oldest = dict.fromkeys(queues, 0), dict.fromkeys(queues, 0.0)
+            pipeline = self.redis.pipeline(transaction=False)
+            for queue in queues:
+                pipeline.smembers(key("lanes", queue))
+            lanes = [
+                (queue, key("lane", queue, lane.decode()))
+                for queue, names in zip(queues, await pipeline.execute(), strict=True)
+                for lane in names
+            ]
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.time()
+            for _, lane in lanes:
+                pipeline.zcard(lane)
+                pipeline.zrange(lane, 0, 0)
+            (seconds, _), *answers = await pipeline.execute()
+            heads = pipeline = self.redis.pipeline(transaction=False)
+            for head in answers[1::2]:
+                heads.hget(key("job", head[0].decode() if head else "-"), "created_at")
+            created = await pipeline.execute()
+        for (queue, _), count, at in zip(lanes, answers[::2], created, strict=True):
+            depths[queue] += count
+            if at:
+                oldest[queue] = max(oldest[queue], seconds - int(at) / 1000)
+        return depths, oldest
+
+    async def _call(self, script: scripts.Script, *args: Argument) -> Any:
+        return await run(self.redis, script, self.clock_offset_ms, *args)
+
+    def _submit_args(self, job: NewJob) -> list[Argument]:
+        fields: dict[str, str | bytes] = {"max_attempts": str(job.max_attempts), **job.fields}
+        if job.thread_id is not None:
+            fields |= {"thread_id": job.thread_id, "thread": digest(job.thread_id)}
+        return [
+            self.clock_offset_ms, ref(job.tenant, job.id), job.graph, job.queue, job.priority,
+            "" if job.delay_ms is None else job.delay_ms, "" if job.run_at_ms is None else job.run_at_ms,
+            job.on_busy, digest(job.idempotency_key) if job.idempotency_key else "", job.fingerprint, IDEMPOTENCY_MS, job.payload, self.result_ttl_ms,
+            *(part for pair in fields.items() for part in pair),
+        ]  # fmt: skip
+
+
+def _submitted(answer: list[bytes]) -> Submitted:
+    outcome, job_id, status, created_at = (part.decode() for part in answer)
+    return Submitted(outcome, job_id, status, int(created_at))  # type: ignore[arg-type]
+
+
+def _to_dict(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,103 @@
+"""Every name in Redis, once: the Lua scripts are given this same table as `KEY`.
+
+A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names that clients choose (`thread_id`,
+`Idempotency-Key`) enter a key only as their SHA-1.
+
+    mas:job:<ref>                        hash    the record (fields: see shared/records.py)
+    mas:input:<ref>                      string  what the worker needs to run it, JSON bytes
+    mas:events:<ref>                     list    its events, JSON bytes; an event's id is its place, from 1
+    arq:in-progress:<ref>                string  the fence of the running attempt: "<worker> <attempt>"
+    arq:result:<ref>                     string  the output's JSON, empty where there is none; there once the job has ended
+    mas:lane:<queue>:<graph>:<tenant>    zset    ref by rank: jobs that are ready
+    mas:solo:<queue>:<graph>             zset    ref by rank: ready jobs that must run alone
+    mas:solo:<queue>:<graph>:for         string  the busy worker that stops claiming to become free for it
+    mas:lanes:<queue>                    set     "<graph>:<tenant>" of the lanes that are not empty
+    mas:turns:<queue>                    zset    tenant by the time it was last served
+    mas:queues                           set     queues that ever had a job
+    mas:due                              zset    ref by due time: delayed jobs and backoffs
+    mas:leases                           zset    ref by the end of its lease: running jobs
+    mas:held:<worker>                    set     refs leased by one worker
+    mas:thread:<tenant>:<sha1>           hash    holder (ref), seq
+    mas:line:<tenant>:<sha1>             zset    ref by seq: jobs parked behind their thread
+    mas:index:<tenant>:<graph>:<status>  zset    job id by creation time: each job is in exactly one
+    mas:graphs:<tenant>                  set     graphs that have an index
+    mas:index-thread:<tenant>:<sha1>     zset    job id by creation time
+    mas:expiry                           zset    ref by the time its retention ends
+    mas:idem:<tenant>:<sha1>             string  "<job id> <fingerprint>", for 24 hours
+    mas:wake:<queue>:<graph>             list    tokens that wake idle workers
+    mas:control:<worker>                 list    "cancel <ref> <attempt>"
+    mas:worker:<worker>                  string  heartbeat, JSON, expires within seconds
+    mas:workers                          zset    worker by its last heartbeat
+    mas:catalogue, mas:catalogue-errors  hash    graph id to JSON
+    mas:notify                           channel "<ref> <status>", or "catalogue"
+    mas:delivery:<dref>                  hash    a webhook delivery; dref is "<tenant>:<delivery id>"
+    mas:delivery-record:<dref>           hash    the job's record as it ended
+    mas:delivery-output:<dref>           string  its output, where it is not too large
+    mas:delivery-attempts:<dref>         list    attempts, JSON bytes
+    mas:deliveries:<ref>                 list    delivery ids of one job
+    mas:deliveries-due, -leases, -expiry zset    dref by time
+    mas:deliveries-wake                  list    tokens that wake an idle sender
+    mas:aside:<ref>                      any     what stood where a record should have been
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+TENANT_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+
+KEYS = {
+    "job": "mas:job:",
+    "input": "mas:input:",
+    "events": "mas:events:",
+    "running": "arq:in-progress:",
+    "result": "arq:result:",
+    "lane": "mas:lane:",
+    "solo": "mas:solo:",
+    "lanes": "mas:lanes:",
+    "turns": "mas:turns:",
+    "queues": "mas:queues",
+    "due": "mas:due",
+    "leases": "mas:leases",
+    "held": "mas:held:",
+    "thread": "mas:thread:",
+    "line": "mas:line:",
+    "index": "mas:index:",
+    "graphs": "mas:graphs:",
+    "index_thread": "mas:index-thread:",
+    "expiry": "mas:expiry",
+    "idem": "mas:idem:",
+    "wake": "mas:wake:",
+    "control": "mas:control:",
+    "worker": "mas:worker:",
+    "workers": "mas:workers",
+    "catalogue": "mas:catalogue",
+    "catalogue_errors": "mas:catalogue-errors",
+    "notify": "mas:notify",
+    "delivery": "mas:delivery:",
+    "delivery_record": "mas:delivery-record:",
+    "delivery_output": "mas:delivery-output:",
+    "delivery_attempts": "mas:delivery-attempts:",
+    "deliveries": "mas:deliveries:",
+    "deliveries_due": "mas:deliveries-due",
+    "deliveries_leases": "mas:deliveries-leases",
+    "deliveries_expiry": "mas:deliveries-expiry",
+    "deliveries_wake": "mas:deliveries-wake",
+    "aside": "mas:aside:",
+    "room": "mas:room",
+}
+
+
+def key(name: str, *parts: str) -> str:
+    """A key by its short name: `key("lane", "default", "echo", "acme")` is `mas:lane:default:echo:acme`."""
+    return KEYS[name] + ":".join(parts)
+
+
+def ref(tenant: str, job_id: str) -> str:
+    """A job's name inside the store."""
+    return f"{tenant}:{job_id}"
+
+
+def digest(name: str) -> str:
+    """What stands in a key for a name that a client chose."""
+    return sha1(name.encode(), usedforsecurity=False).hexdigest()

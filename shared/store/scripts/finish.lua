@@ -1,0 +1,26 @@
+-- finish: end a job's round with its outcome, its last events and its webhook delivery, in one step.
+-- ARGV  1 offset, 2 worker, 3 ref, 4 attempt, 5 status (succeeded, failed, cancelled, interrupted), 6 output JSON or '',
+--       7 retention in ms, 8 number of fields, then field, value, … for the record (error, usage, interrupts), then events
+-- Keys  the fence, record, events, result, lease set, index, thread, delivery
+-- Gives 'done', 'already' (this attempt ended before: the reply was lost) or 'gone'
+local worker, ref, attempt, status = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+make_room()
+local job = read(ref)
+if not job or not holds(ref, worker, attempt) then return ended_by(job, worker, attempt) and 'already' or 'gone' end
+local fields, last = {}, 8 + tonumber(ARGV[8]) * 2
+for i = 9, last do fields[#fields + 1] = ARGV[i] end
+for i = last + 1, #ARGV do call('RPUSH', KEY.events .. ref, ARGV[i]) end
+if status == 'interrupted' and job.cancel then status = 'cancelled' end
+if status ~= 'interrupted' then
+  final(ref, job, status, fields, ARGV[6], ARGV[7])
+  return 'done'
+end
+-- The round ends, the job does not: it keeps its thread and waits for a person.
+local now = now_ms()
+drop_lease(ref, job)
+call('HSET', KEY.job .. ref, 'finished_at', int(now), unpack(fields))
+set_status(ref, job, 'interrupted')
+add_event(ref, job, now, 'interrupted')
+create_delivery(ref, job, 'interrupted', now)
+notify(ref, 'interrupted')
+return 'done'

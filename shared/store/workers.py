@@ -1,0 +1,99 @@
+"""What workers tell the gateway: that they live, what they run, and the graphs they serve."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+
+from shared.store import scripts
+from shared.store.connection import run_sync
+from shared.store.errors import store_errors
+from shared.store.keys import key
+
+HEARTBEAT_SECONDS = 1.0
+HEARTBEAT_TTL_MS = 5000
+FORGET_WORKER_MS = 24 * 3600 * 1000
+CATALOGUE_CHANGED = "catalogue"
+
+
+class KeeperStore:
+    """What a worker's keeper thread does, on a synchronous connection of its own."""
+
+    def __init__(self, redis: SyncRedis, worker: str) -> None:
+        self.redis = redis
+        self.worker = worker
+
+    def renew(self, lease_seconds: float, held: list[tuple[str, int]]) -> list[str]:
+        """Lengthen the leases of these (ref, attempt); gives for each `held`, `cancel` or `gone`."""
+        flat = [part for pair in held for part in pair]
+        answers = run_sync(self.redis, scripts.RENEW, 0, self.worker, int(lease_seconds * 1000), *flat)
+        return [answer.decode() for answer in answers]
+
+    def heartbeat(self, state: Mapping[str, Any]) -> None:
+        """Say that this worker lives; unsaid for five seconds, it is gone from the list."""
+        with store_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.set(key("worker", self.worker), orjson.dumps(state), px=HEARTBEAT_TTL_MS)
+            pipeline.zadd(key("workers"), {self.worker: int(time.time() * 1000)})
+            pipeline.execute()
+
+    def farewell(self) -> None:
+        """Take this worker off the list at once."""
+        with store_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.delete(key("worker", self.worker), key("control", self.worker))
+            pipeline.zrem(key("workers"), self.worker)
+            pipeline.execute()
+
+    def wait_for_control(self, timeout: float) -> tuple[str, int] | None:
+        """The next (ref, attempt) to cancel, or None after `timeout` seconds."""
+        with store_errors():
+            answer: Any = self.redis.blpop([key("control", self.worker)], timeout=timeout)
+        if answer is None:
+            return None
+        _, ref, attempt = answer[1].decode().split(" ")
+        return ref, int(attempt)
+
+
+class Registry:
+    """The live workers, and the catalogue of graphs, which outlives them."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """The heartbeats of the workers that live now, by id."""
+        with store_errors():
+            await self.redis.zremrangebyscore(key("workers"), "-inf", int(time.time() * 1000) - FORGET_WORKER_MS)
+            names = [name.decode() for name in await self.redis.zrange(key("workers"), 0, -1)]
+            states = await self.redis.mget([key("worker", name) for name in names]) if names else []
+        return sorted((orjson.loads(state) for state in states if state), key=lambda state: str(state["id"]))
+
+    async def publish(self, graphs: Mapping[str, Mapping[str, Any]], errors: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put a worker's graphs into the catalogue. A graph that failed to load keeps its last good entry beside the error."""
+        with store_errors():
+            pipeline = self.redis.pipeline(transaction=True)
+            for graph_id, entry in graphs.items():
+                pipeline.hset(key("catalogue"), graph_id, orjson.dumps(entry))
+                pipeline.hdel(key("catalogue_errors"), graph_id)
+            for graph_id, error in errors.items():
+                pipeline.hset(key("catalogue_errors"), graph_id, orjson.dumps(error))
+            pipeline.publish(key("notify"), CATALOGUE_CHANGED)
+            await pipeline.execute()
+
+    async def catalogue(self) -> dict[str, dict[str, Any]]:
+        """All graphs by id: `{id, description, input_schema, …, error}`; one that never loaded has only `id` and `error`."""
+        with store_errors():
+            pipeline = self.redis.pipeline(transaction=True)
+            pipeline.hgetall(key("catalogue"))
+            pipeline.hgetall(key("catalogue_errors"))
+            entries, errors = await pipeline.execute()
+        graphs = {name.decode(): {**orjson.loads(entry), "error": None} for name, entry in entries.items()}
+        for name, error in errors.items():
+            graphs.setdefault(name.decode(), {"id": name.decode()})["error"] = orjson.loads(error)
+        return dict(sorted(graphs.items()))

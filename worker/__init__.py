@@ -1,0 +1,1 @@
+"""The process that takes jobs from the queue, runs their graphs and sends their webhooks."""

@@ -1,0 +1,162 @@
+"""One try to deliver a webhook over HTTP, to a receiver that may be hostile.
+
+This stands on httpcore, httpx's lower half, because it has none of what would have to be switched off (proxies from the environment,
+redirects, cookies, decompression) and lets us decide which address a connection goes to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import certifi
+import httpcore
+
+from shared.addresses import AddressRefused, Target, parse_url, resolve
+from shared.settings import Network
+
+BODY_KEPT_BYTES = 1024
+BODY_READ_BYTES = 64 * 1024  # read this much of an answer to keep its connection; a longer one costs the connection
+KEEP_ALIVE_SECONDS = 2.0  # less than any common server's, so that no try is lost to a connection closed meanwhile
+CONNECT_SECONDS = 4.0  # for each address, so that a dead one leaves time for the next
+MAX_ADDRESSES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a try. `status_code` is None where no answer came, and `error` says why; `body` is its first 1 KB."""
+
+    status_code: int | None = None
+    retry_after: str | None = None
+    body: str | None = None
+    error: str | None = None
+
+
+class DeliveryClient:
+    """Sends POST requests to checked addresses only. For one event loop; close it, or use it as `async with`."""
+
+    def __init__(
+        self, allow: Sequence[Network], *, timeout_seconds: float, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        ssl_context = ssl_context or _trusting_system_and_certifi()
+        self._timeout_seconds = timeout_seconds
+        # Plain http reaches only the allowed networks, so each scheme has a pool that connects by its own rule.
+        self._pools = {
+            scheme: httpcore.AsyncConnectionPool(
+                ssl_context=ssl_context,
+                max_connections=None,
+                keepalive_expiry=KEEP_ALIVE_SECONDS,
+                network_backend=CheckedBackend(allow, public=scheme == "https"),
+            )
+            for scheme in ("http", "https")
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            await pool.aclose()
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Send `body` once, within `timeout_seconds` from look-up to the answer's end; what goes wrong is in the answer."""
+        answer = Answer()
+        try:
+            target = parse_url(url)
+            async with asyncio.timeout(self._timeout_seconds):
+                request = self._pools[target.scheme].stream(
+                    "POST", _httpcore_url(target), headers=[("Host", target.authority), *headers.items()], content=body
+                )
+                async with request as response:
+                    answer = Answer(response.status, _header(response, b"retry-after"))
+                    answer = replace(answer, body=await _start_of_body(response))
+        except AddressRefused as error:
+            return Answer(error=f"refused: {error}")
+        except TimeoutError:
+            missing = "answer" if answer.status_code is None else "end of the answer"
+            return replace(answer, error=f"no {missing} within {self._timeout_seconds:g} s")
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
+            return replace(answer, error=_describe(error))
+        return answer
+
+
+class CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects a name to the very addresses that `shared.addresses.resolve` found good; TLS still verifies the name."""
+
+    def __init__(self, allow: Sequence[Network], *, public: bool) -> None:
+        self._allow = allow
+        self._public = public
+        self._tcp = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address of `host` that lets us. Raises what `resolve` raises, or the last `ConnectError`."""
+        addresses = await resolve(host, port, self._allow, public=self._public)
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in addresses[:MAX_ADDRESSES]:
+            try:
+                return await self._tcp.connect_tcp(str(address), port, CONNECT_SECONDS, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+async def _start_of_body(response: httpcore.Response) -> str:
+    kept, read = b"", 0
+    async for chunk in response.aiter_stream():
+        kept += chunk[: BODY_KEPT_BYTES - len(kept)]
+        read += len(chunk)
+        if read > BODY_READ_BYTES:
+            break
+    return kept.decode(errors="replace")
+
+
+def _header(response: httpcore.Response, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), None)
+
+
+def _httpcore_url(target: Target) -> httpcore.URL:
+    return httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
+
+
+def _trusting_system_and_certifi() -> ssl.SSLContext:
+    context = ssl.create_default_context()  # honours SSL_CERT_FILE, for a private authority
+    context.load_verify_locations(certifi.where())
+    return context
+
+
+def _describe(error: BaseException) -> str:
+    """The innermost reason, as a person would put it."""
+    while True:
+        inner = error.__cause__ or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    if isinstance(error, socket.gaierror):
+        return f"the host name does not resolve: {error.strerror}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate was refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    if isinstance(error, httpcore.ConnectTimeout | TimeoutError):
+        return f"no connection within {CONNECT_SECONDS:g} s"
+    if isinstance(error, OSError) and error.strerror:
+        return f"the connection failed: {error.strerror}"
+    return str(error) or type(error).__name__
