@@ -1,7 +1,7 @@
 """May a webhook go there? Nobody may use this service to reach what only this service can reach (OWASP: SSRF).
 
-A name can resolve to one address now and to another later. So a URL is checked twice: `check_url` refuses at submit what can
-never be right, and `resolve` gives, at each connect, the addresses that were found good, to which the caller then connects.
+A name can resolve to one address now and to another later. So a URL is checked twice: `check_url` refuses at submit
+what can never be right, and `resolve` gives, at each connect, the addresses that were found good: connect to those.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Literal
 from urllib.parse import urlsplit
 
 from shared.settings import Network
@@ -25,7 +24,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 _PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
 _AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
-# A host whose last label is a number is an IPv4 address to browsers and to the C library (WHATWG URL, "ends in a number").
+# A host whose last label is a number is an IPv4 address to browsers and the C library (WHATWG URL, "ends in a number").
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
@@ -45,9 +44,9 @@ class AddressRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A receiver's URL in its parts. `host` is a lower-case name or a bare address, `path` includes the query."""
+    """A receiver's URL in its parts: `http` or `https`, a lower-case name or bare address, port, path and query."""
 
-    scheme: Literal["http", "https"]
+    scheme: str
     host: str
     port: int
     path: str
@@ -69,7 +68,7 @@ def parse_url(url: str) -> Target:
         parts = urlsplit(url)
     except ValueError:
         raise AddressRefused("this is not a URL") from None
-    if parts.scheme != "https" and parts.scheme != "http":
+    if parts.scheme not in DEFAULT_PORTS:
         raise AddressRefused("a webhook URL begins with https://")
     if "@" in parts.netloc:
         raise AddressRefused("a webhook URL holds no user name and no password")
@@ -98,8 +97,8 @@ def check_url(url: str, allow: Sequence[Network]) -> None:
 async def resolve(host: str, port: int, allow: Sequence[Network], *, public: bool = True) -> list[Address]:
     """The addresses of `host`, each of them good to connect to; connect to one of these, not to the name.
 
-    Good is what the whole internet can reach (with `public`), or what lies in `allow`. Raises `AddressRefused` where any of them is
-    not, and `socket.gaierror` where the name has none.
+    Good is what lies in `allow`, and with `public` also what the whole internet can reach. Raises `AddressRefused`
+    where any of them is not good, and `socket.gaierror` where the name has none.
     """
     literal = _literal(host)
     if literal is not None:

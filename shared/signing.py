@@ -20,7 +20,7 @@ MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 
 
 def default_secret(secret_key: str, tenant: str) -> str:
-    """The secret (`whsec_…`) that signs a tenant's webhooks where a job brings none: the same on every gateway and worker."""
+    """The secret (`whsec_…`) that signs a tenant's webhooks where a job brings none. The same in every process."""
     digest = hmac.new(secret_key.encode(), b"webhook:" + tenant.encode(), hashlib.sha256).digest()
     return SECRET_PREFIX + base64.b64encode(digest).decode()
 
@@ -61,7 +61,7 @@ def unseal(secret_key: str, token: str) -> str:
     from cryptography.fernet import InvalidToken
 
     try:
-        return _cipher(secret_key).decrypt(token).decode()
+        return _cipher(secret_key).decrypt(token.encode()).decode()
     except InvalidToken:
         raise ValueError("the secret cannot be read: it was stored under another SECRET_KEY") from None
 

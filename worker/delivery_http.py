@@ -1,16 +1,17 @@
 """One try to deliver a webhook over HTTP, to a receiver that may be hostile.
 
-This stands on httpcore, httpx's lower half, because it has none of what would have to be switched off (proxies from the environment,
-redirects, cookies, decompression) and lets us decide which address a connection goes to.
+This stands on httpcore, httpx's lower half, because it has none of what would have to be switched off (proxies from the
+environment, redirects, cookies, decompression) and lets us decide which address a connection goes to.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -29,7 +30,10 @@ MAX_ADDRESSES = 4
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a try. `status_code` is None where no answer came, and `error` says why; `body` is its first 1 KB."""
+    """What came of a try: the answer's status, the first 1 KB of its body, and what went wrong with it.
+
+    `status_code` and `body` are None where no answer came, and `error` then says why.
+    """
 
     status_code: int | None = None
     retry_after: str | None = None
@@ -70,8 +74,11 @@ class DeliveryClient:
             await pool.aclose()
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send `body` once, within `timeout_seconds` from look-up to the answer's end; what goes wrong is in the answer."""
-        answer = Answer()
+        """Send `body` once, within `timeout_seconds` from look-up to the end; what goes wrong stands in the answer."""
+        status: int | None = None
+        retry_after: str | None = None
+        kept = bytearray()
+        error: str | None = None
         try:
             target = parse_url(url)
             async with asyncio.timeout(self._timeout_seconds):
@@ -79,16 +86,16 @@ class DeliveryClient:
                     "POST", _httpcore_url(target), headers=[("Host", target.authority), *headers.items()], content=body
                 )
                 async with request as response:
-                    answer = Answer(response.status, _header(response, b"retry-after"))
-                    answer = replace(answer, body=await _start_of_body(response))
-        except AddressRefused as error:
-            return Answer(error=f"refused: {error}")
+                    status, retry_after = response.status, _header(response, b"retry-after")
+                    await _read_start(response, kept)
+        except AddressRefused as refusal:
+            error = f"refused: {refusal}"
         except TimeoutError:
-            missing = "answer" if answer.status_code is None else "end of the answer"
-            return replace(answer, error=f"no {missing} within {self._timeout_seconds:g} s")
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
-            return replace(answer, error=_describe(error))
-        return answer
+            missing = "answer" if status is None else "end of the answer"
+            error = f"no {missing} within {self._timeout_seconds:g} s"
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as failure:
+            error = _describe(failure)
+        return Answer(status, retry_after, None if status is None else kept.decode(errors="replace"), error)
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
@@ -103,11 +110,11 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature; each address gets CONNECT_SECONDS instead
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of `host` that lets us. Raises what `resolve` raises, or the last `ConnectError`."""
+        """Connect to the first address of `host` that lets us. Raises what `resolve` raises, or the last failure."""
         addresses = await resolve(host, port, self._allow, public=self._public)
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in addresses[:MAX_ADDRESSES]:
@@ -118,14 +125,13 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         raise failure
 
 
-async def _start_of_body(response: httpcore.Response) -> str:
-    kept, read = b"", 0
+async def _read_start(response: httpcore.Response, kept: bytearray) -> None:
+    read = 0
     async for chunk in response.aiter_stream():
         kept += chunk[: BODY_KEPT_BYTES - len(kept)]
         read += len(chunk)
         if read > BODY_READ_BYTES:
             break
-    return kept.decode(errors="replace")
 
 
 def _header(response: httpcore.Response, name: bytes) -> str | None:
@@ -157,6 +163,6 @@ def _describe(error: BaseException) -> str:
         return f"TLS failed: {error.reason or error}"
     if isinstance(error, httpcore.ConnectTimeout | TimeoutError):
         return f"no connection within {CONNECT_SECONDS:g} s"
-    if isinstance(error, OSError) and error.strerror:
-        return f"the connection failed: {error.strerror}"
+    if isinstance(error, OSError) and error.errno:
+        return f"the connection failed: {os.strerror(error.errno)}"  # not error.strerror, which asyncio puts addresses into
     return str(error) or type(error).__name__

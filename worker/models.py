@@ -1,8 +1,8 @@
 """The chat models: the one place that builds them.
 
-Four providers, all over OpenAI's chat-completions protocol, are asked in the order of `MODEL_ORDER`; one takes part when its
-`<PROVIDER>_API_KEY` is set. Where a provider is down, slow or over its limit, the next one answers. With no key at all, the offline
-model does.
+Four providers, all over OpenAI's chat-completions protocol, are asked in the order of `MODEL_ORDER`; one takes part
+when its `<PROVIDER>_API_KEY` is set. Where a provider is down, slow or over its limit, the next one answers. With no
+key at all, the offline model does.
 
     from worker.models import chat_model
 
@@ -13,7 +13,6 @@ model does.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import structlog
@@ -33,10 +32,10 @@ ModelClass = Literal["fast", "strong"]
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 120.0
 RETRIES_PER_PROVIDER = 1
-"""Within a call, after `Retry-After` or a short backoff; then comes the next provider, and after the last the job's own retry."""
+"""In the call, after `Retry-After` or a short backoff; then the next provider's turn, at last the job's own retry."""
 
 FAIL_OVER_ON = (ModelConnectionError, ModelTimeoutError, ModelRateLimitError, ModelAPIError, TimeoutError)
-"""Not reached, too slow, 429, 5xx. A wrong key or a refused request is raised at once: the next provider would only hide it."""
+"""Not reached, too slow, 429, 5xx. A wrong key or a refused request is raised: the next provider would only hide it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,8 +44,8 @@ _log = structlog.get_logger(__name__)
 class Provider:
     """What is particular to a provider: its model of each class, and options of `ChatOpenAI` that it needs.
 
-    Thinking is off everywhere. Chat completions do not carry a model's reasoning from a tool call to its result: DeepSeek answers
-    400 without it, OpenAI refuses tools beside a reasoning effort.
+    Thinking is off everywhere: chat completions, as LangChain speaks them, do not carry a model's reasoning from a tool
+    call to its result. DeepSeek then answers 400, and OpenAI refuses tools beside a reasoning effort.
     """
 
     models: dict[ModelClass, str]
@@ -78,8 +77,9 @@ def chat_model(
 ) -> BaseChatModel:
     """The chat model to use now. Models are kept and shared: ask for one where it is needed, as often as it is.
 
-    `temperature` None leaves the provider's own default; `settings` None takes those of the process. Errors of a call are
-    LangChain's `ModelError`s, whose `is_retryable` says whether a later try may succeed; when all providers fail, the first one's.
+    `temperature` None leaves the provider's own default; `settings` None takes those of the process. A call raises
+    LangChain's `ModelError`s, whose `is_retryable` says whether a later try may succeed; where all providers fail, the
+    first one's.
     """
     settings = settings or _process_settings()
     models = [
@@ -95,13 +95,44 @@ def chat_model(
     return cast(BaseChatModel, models[0].with_fallbacks(models[1:], exceptions_to_handle=FAIL_OVER_ON))
 
 
-@cache
+_settings: Settings | None = None
+
+
+def use_settings(settings: Settings | None) -> None:
+    """Build models from `settings` from now on; None goes back to the environment, read at the next use."""
+    global _settings
+    _settings = settings
+
+
 def _process_settings() -> Settings:
-    return load_settings()
+    global _settings
+    if _settings is None:
+        _settings = load_settings()
+    return _settings
 
 
-@lru_cache(maxsize=64)
+_built: dict[tuple[object, ...], ChatOpenAI] = {}  # each has its own connections, so they are kept
+
+
 def _provider_model(
+    name: str, api_key: SecretStr, base_url: str, model_class: ModelClass, temperature: float | None
+) -> ChatOpenAI:
+    key = (name, api_key, base_url, model_class, temperature)
+    if key not in _built:
+        _built[key] = _build(*key)
+    return _built[key]
+
+
+async def close_models() -> None:
+    """Close the connections to all providers; a model that is asked for later is built anew."""
+    models = list(_built.values())
+    _built.clear()
+    for model in models:
+        model.root_client.close()
+        await model.root_async_client.close()
+
+
+def _build(
     name: str, api_key: SecretStr, base_url: str, model_class: ModelClass, temperature: float | None
 ) -> ChatOpenAI:
     import httpx
@@ -130,9 +161,9 @@ class _FailureLog(BaseCallbackHandler):
     run_inline = True
 
     def __init__(self, provider: str, model: str) -> None:
-        self._log = _log.bind(provider=provider, model=model)
+        self._model = {"provider": provider, "model": model}
 
     def on_llm_error(self, error: BaseException, **_: Any) -> None:
         if isinstance(error, Exception):  # a cancelled job is no failure of its provider
             status = getattr(error, "status_code", None)
-            self._log.warning("model_call_failed", error=type(error).__name__, status_code=status)
+            _log.warning("model_call_failed", **self._model, error=type(error).__name__, status_code=status)

@@ -1,8 +1,9 @@
 """The offline model: a deterministic chat model that needs no key and no network.
 
-It answers where no provider is configured, so that every graph runs, streams and calls tools on a fresh machine. It understands
-nothing. Its replies are put together from the conversation alone: the role that the system prompt gives, the question, what the
-tools returned, and the one sentence of the instructions that shares most words with the question.
+It answers where no provider is configured, so that every graph runs, streams and calls tools on a fresh machine. It
+understands nothing. Its replies are put together from the conversation alone: the role that the system prompt gives,
+the question, what the tools returned, and the one sentence of the instructions that fits the question best, word for
+word.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ _CHINESE = "\u3400-\u9fff"
 _RUN_OF_LETTERS = re.compile(rf"[{_CHINESE}]+|[^\W_{_CHINESE}]+")
 _TOKEN = re.compile(rf"\s*(?:[{_CHINESE}]|[^\s{_CHINESE}]+)|\s+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
 _QUOTED = re.compile(r"[\"“「](.+?)[\"”」]")
-_STOP_WORDS = frozenset(
-    "a about after all an and any are as at be been but by can could did do does for from get give had has have he her his how i if in"
-    " is it its just me my no not now of on one or our out please she should so some tell than that the their them then there they"
-    " this to up us use want was we were what when where which who why will with would you your".split()
-)
+_COMMONEST_WORDS = """
+    a about after all an and any are as at be been but by can could did do does for from get give had has have he her
+    his how i if in is it its just me my no not now of on one or our out please she should so some tell than that the
+    their them then there they this to up us use want was we were what when where which who why will with would you
+    your
+"""
+_STOP_WORDS = frozenset(_COMMONEST_WORDS.split())
 _PHRASES = {
     "en": {
         "earlier": "Before that you wrote: “{text}”",
@@ -70,8 +73,9 @@ _LONGEST_QUOTE = 500
 class OfflineChatModel(BaseChatModel):
     """A LangChain chat model whose output is a pure function of its input: no clock, no chance, no network.
 
-    With tools bound it first calls each tool that shares words with the question (the forced one, where `tool_choice` forces one),
-    once per question, best match first, and then answers from the results. A token of its usage is a word or a Chinese character.
+    With tools bound it first calls each tool that shares words with the question (the forced one, where `tool_choice`
+    forces one), once per question, best match first, and then answers from the results. A token of its usage is a word
+    or a Chinese character.
     """
 
     model_name: str = MODEL_NAME
@@ -87,7 +91,7 @@ class OfflineChatModel(BaseChatModel):
         tool_choice: str | dict[str, Any] | bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer `tools`; `tool_choice` takes what `ChatOpenAI` takes: `auto`, `none`, `any`, `required`, True or a tool's name."""
+        """Offer `tools`; `tool_choice` as in `ChatOpenAI`: `auto`, `none`, `any`, `required`, True or a name."""
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
 
     def _generate(
@@ -144,7 +148,7 @@ class OfflineChatModel(BaseChatModel):
 
 
 def reply(messages: Sequence[BaseMessage], tools: Sequence[Schema], tool_choice: Any, stop: Sequence[str]) -> AIMessage:
-    """The next message of the conversation: a tool call or a text. `tools` are in OpenAI's format, `stop` cuts the text short."""
+    """The next message: a tool call or a text. `tools` are in OpenAI's format; `stop` cuts the text short."""
     conversation = _Conversation.read(messages)
     call = _choose_call(conversation, tools, tool_choice)
     text = "" if call else _compose(conversation)
@@ -194,7 +198,8 @@ class _Conversation:
 
 
 def _choose_call(conversation: _Conversation, tools: Sequence[Schema], tool_choice: Any) -> ToolCall | None:
-    functions = [tool["function"] for tool in tools if tool["function"]["name"] not in conversation.called]
+    functions = [tool["function"] for tool in tools if "function" in tool]
+    functions = [function for function in functions if function["name"] not in conversation.called]
     forced = tool_choice["function"]["name"] if isinstance(tool_choice, dict) else tool_choice
     if forced == "none" or not functions:
         return None
@@ -217,13 +222,15 @@ def _fill(schema: Schema, question: str, numbers: Iterator[str]) -> Any:
     """A value that fits the JSON schema, taken from the question where it can be."""
     for alternatives in ("anyOf", "oneOf"):
         if alternatives in schema:
-            return _fill(next(each for each in schema[alternatives] if each.get("type") != "null"), question, numbers)
+            filled = [each for each in schema[alternatives] if each.get("type") != "null"]
+            return _fill(filled[0] if filled else {}, question, numbers)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
         asked = keywords(question)
         return max(schema["enum"], key=lambda option: len(asked & keywords(str(option))))
-    match schema.get("type"):
+    kinds = schema.get("type")
+    match next((kind for kind in kinds if kind != "null"), "null") if isinstance(kinds, list) else kinds:
         case "object":
             properties = schema.get("properties", {})
             return {name: _fill(properties.get(name, {}), question, numbers) for name in schema.get("required", [])}
@@ -235,6 +242,8 @@ def _fill(schema: Schema, question: str, numbers: Iterator[str]) -> Any:
             return float(next(numbers, schema.get("minimum", 0)))
         case "boolean":
             return False
+        case "null":
+            return None
         case _:
             quoted = _QUOTED.search(question)
             return (quoted[1] if quoted else question)[: schema.get("maxLength")]
@@ -262,11 +271,11 @@ def _compose(conversation: _Conversation) -> str:
     elif not conversation.results:
         parts.append(phrases["nothing"])
     parts.append(phrases["signature"])
-    return ("" if chinese else " ").join(parts)
+    return " ".join(parts)
 
 
 def keywords(text: str) -> set[str]:
-    """What two texts are compared by: word stems without the commonest words, and pairs of neighbouring Chinese characters."""
+    """What texts are compared by: stems of all but the commonest words; pairs of neighbouring Chinese characters."""
     found: set[str] = set()
     for run in _RUN_OF_LETTERS.findall(text.lower()):
         if _is_chinese(run):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis as redis_sync
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, NoScriptError, ResponseError
+from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError
 
-from shared.store.errors import store_errors, translated
+from shared.settings import SettingsError
+from shared.store.errors import StoreError, store_errors, translated
 from shared.store.scripts import Script
 
 Argument = str | bytes | int | float
@@ -42,6 +45,30 @@ def connect_blocking(url: str, *, answer_within: float | None = None) -> Redis:
     )
 
 
+def wait_until_reachable(url: str, *, within: float = 15.0) -> None:
+    """Return once the server answers. Raises `SettingsError` that names its address, never its password, after `within` seconds."""
+    deadline = time.monotonic() + within
+    with connect_sync(url, answer_within=2.0) as redis:
+        while True:
+            try:
+                with store_errors():
+                    redis.ping()
+                return
+            except StoreError as error:
+                if isinstance(error.__cause__, AuthenticationError):
+                    raise SettingsError(f"REDIS_URL is wrong: {address(url)} refused the login: {error}") from None
+                if time.monotonic() >= deadline:
+                    reason = f"{address(url)} has not answered for {within:.0f} s: {error}"
+                    raise SettingsError(f"REDIS_URL is wrong, or its server is down: {reason}") from None
+                time.sleep(0.25)
+
+
+def address(url: str) -> str:
+    """The part of a Redis URL that may be shown: host and port, or the path of a socket."""
+    parts = urlsplit(url)
+    return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+
+
 def connect_sync(url: str, *, answer_within: float) -> redis_sync.Redis:
     """A synchronous client, for a thread of its own."""
     return redis_sync.Redis.from_url(
@@ -67,7 +94,7 @@ async def run_many(redis: Redis, script: Script, calls: list[list[Argument]]) ->
             again = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
             for index, answer in zip(again, await _pipelined(redis, script, [calls[i] for i in again]), strict=True):
                 answers[index] = answer
-    return [translated(answer) if isinstance(answer, ResponseError) else answer for answer in answers]
+    return [translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
 
 
 async def _pipelined(redis: Redis, script: Script, calls: list[list[Argument]]) -> list[Any]:

@@ -67,6 +67,8 @@ class DeliveryStore:
 
     async def wait(self, timeout: float) -> None:
         """Return when a delivery may be due, or after `timeout` seconds."""
+        if timeout <= 0:  # to Redis 0 is forever
+            return
         with store_errors():
             await self.blocking.blpop([key("deliveries_wake")], timeout=timeout)  # type: ignore[arg-type, misc]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, ResponseError, TimeoutError
+from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, RedisError, TimeoutError
 
 
 class StoreError(Exception):
@@ -25,17 +25,20 @@ def store_errors() -> Iterator[None]:
     """Turn redis-py's errors into `StoreUnavailable` and `StoreFull`; bugs in our scripts stay what they are."""
     try:
         yield
-    except (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError) as error:
-        raise StoreUnavailable(str(error) or type(error).__name__) from error
-    except ResponseError as error:
-        raise translated(error) from error
+    except (RedisError, OSError) as error:
+        known = translated(error)
+        if known is error:
+            raise
+        raise known from error
 
 
-def translated(error: ResponseError) -> Exception:
-    """The store's error for an error reply of Redis, or the reply itself where it is none of ours."""
-    text = str(error)
-    if "OOM" in text.split(":")[0] or "OOM command not allowed" in text or "MISCONF" in text:
+def translated(error: Exception) -> Exception:
+    """The store's error for one of redis-py's, or the error itself where it is none of ours."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OutOfMemoryError) or text.startswith("MISCONF"):
         return StoreFull(text)
+    if isinstance(error, (ConnectionError, TimeoutError, ReadOnlyError, OSError)):
+        return StoreUnavailable(text)
     if text.startswith(("MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS")):
         return StoreUnavailable(text)
     return error

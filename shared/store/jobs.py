@@ -94,7 +94,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim brought. `hold`: take no more until free, for a job that must run alone."""
+    """What a claim brought. `hold`: take no more until free, for a job that must run alone; a claim within a lease keeps the hold."""
 
     now_ms: int
     next_due_seconds: float | None
@@ -126,20 +126,23 @@ class JobStore:
         """A job of this tenant, with its output."""
         name = ref(tenant, job_id)
         with store_errors():
-            pipeline = self.redis.pipeline(transaction=False)
+            pipeline = self.redis.pipeline(transaction=True)  # of one moment: a status never has another round's output
             pipeline.hgetall(key("job", name))
             pipeline.get(key("result", name))
             record, output = await pipeline.execute()
         return StoredJob(job_id, record, output or None) if record else None
 
     async def statuses(self, refs: Sequence[str]) -> dict[str, str | None]:
-        """The statuses of many jobs at once; None where a job is not there."""
+        """The statuses of many jobs at once; None where a job is not there or cannot be read."""
         with store_errors():
             pipeline = self.redis.pipeline(transaction=False)
             for name in refs:
                 pipeline.hget(key("job", name), "status")
-            values = await pipeline.execute()
-        return {name: value and value.decode() for name, value in zip(refs, values, strict=True)}
+            values = await pipeline.execute(raise_on_error=False)
+        return {
+            name: value.decode() if isinstance(value, bytes) else None
+            for name, value in zip(refs, values, strict=True)
+        }
 
     async def cancel(self, tenant: str, job_id: str) -> tuple[Literal["cancelled", "cancelling", "ended", "missing"], str, str]:
         """End a waiting job, ask a running one to end. Gives the outcome, the status and the graph."""
@@ -210,37 +213,38 @@ class JobStore:
 
     async def wait_for_work(self, blocking: Redis, queues: Sequence[str], graphs: Sequence[str], timeout: float) -> None:
         """Return when a job may be ready, or after `timeout` seconds. `blocking` is a connection used for nothing else."""
+        if timeout <= 0:  # to Redis 0 is forever
+            return
         wake = [key("wake", queue, graph) for queue in queues for graph in graphs]
         with store_errors():
             await blocking.blpop(wake or [key("wake", "-")], timeout=timeout)  # type: ignore[arg-type, misc]
 
     async def queue_state(self) -> tuple[dict[str, int], dict[str, float]]:
-        """For each queue how many jobs are ready, and how many seconds the one first in line has waited."""
+        """For each queue how many jobs are ready, and how many seconds the one first in line has been ready."""
         with store_errors():
-            queues = sorted(name.decode() for name in await self.redis.smembers(key("queues")))  # type: ignore[misc]
-            depths, oldest = dict.fromkeys(queues, 0), dict.fromkeys(queues, 0.0)
             pipeline = self.redis.pipeline(transaction=False)
+            pipeline.smembers(key("queues"))
+            pipeline.hkeys(key("catalogue"))
+            names, graphs = await pipeline.execute()
+            queues = sorted(name.decode() for name in names)
             for queue in queues:
                 pipeline.smembers(key("lanes", queue))
-            lanes = [
-                (queue, key("lane", queue, lane.decode()))
-                for queue, names in zip(queues, await pipeline.execute(), strict=True)
-                for lane in names
-            ]
-            pipeline = self.redis.pipeline(transaction=False)
+            lanes_of = zip(queues, await pipeline.execute(), strict=True)
+            lanes = [(queue, key("lane", queue, lane.decode())) for queue, lanes in lanes_of for lane in lanes]
+            lanes += [(queue, key("solo", queue, graph.decode())) for queue in queues for graph in graphs]
             pipeline.time()
             for _, lane in lanes:
                 pipeline.zcard(lane)
                 pipeline.zrange(lane, 0, 0)
             (seconds, _), *answers = await pipeline.execute()
-            heads = pipeline = self.redis.pipeline(transaction=False)
             for head in answers[1::2]:
-                heads.hget(key("job", head[0].decode() if head else "-"), "created_at")
-            created = await pipeline.execute()
-        for (queue, _), count, at in zip(lanes, answers[::2], created, strict=True):
+                pipeline.hmget(key("job", head[0].decode() if head else "-"), "created_at", "run_at")
+            heads = await pipeline.execute(raise_on_error=False)
+        depths, oldest = dict.fromkeys(queues, 0), dict.fromkeys(queues, 0.0)
+        for (queue, _), count, head in zip(lanes, answers[::2], heads, strict=True):
             depths[queue] += count
-            if at:
-                oldest[queue] = max(oldest[queue], seconds - int(at) / 1000)
+            times = [int(at) for at in head if at] if isinstance(head, list) else []
+            oldest[queue] = max(oldest[queue], seconds - max(times, default=seconds * 1000) / 1000)
         return depths, oldest
 
     async def _call(self, script: scripts.Script, *args: Argument) -> Any:

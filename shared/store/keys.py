@@ -37,6 +37,8 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:deliveries:<ref>                 list    delivery ids of one job
     mas:deliveries-due, -leases, -expiry zset    dref by time
     mas:deliveries-wake                  list    tokens that wake an idle sender
+    mas:health-check                     string  what `arq --check` reads
+    mas:room                             -       never there: deleting it is the write that a full Redis allows
     mas:aside:<ref>                      any     what stood where a record should have been
 """
 
@@ -84,6 +86,7 @@ KEYS = {
     "deliveries_expiry": "mas:deliveries-expiry",
     "deliveries_wake": "mas:deliveries-wake",
     "aside": "mas:aside:",
+    "health": "mas:health-check",
     "room": "mas:room",
 }
 

@@ -60,27 +60,29 @@ async def _positions(redis: Redis, tenant: str, wanted: Filter, before: Position
         graphs = wanted.graphs or [name.decode() for name in await redis.smembers(key("graphs", tenant))]  # type: ignore[misc]
         indexes = [key("index", tenant, graph, status) for graph in graphs for status in wanted.statuses or STATUSES]
     oldest = "-inf" if wanted.created_after_ms is None else f"({wanted.created_after_ms}"
-    pipeline = redis.pipeline(transaction=False)
+    pipeline = redis.pipeline(transaction=True)  # of one moment: a job that moves between two indexes is in one of them
     for index in indexes:
         newest = "+inf" if before is None else f"({before[0]}"
         pipeline.zrevrangebyscore(index, newest, oldest, start=0, num=limit, withscores=True)
         if before is not None:
             pipeline.zrangebyscore(index, before[0], before[0], withscores=True)
     answers = await pipeline.execute() if indexes else []
-    found = [(int(score), member.decode()) for answer in answers for member, score in answer]
-    return heapq.nlargest(limit, (position for position in found if before is None or position < before))
+    found = {(int(score), member.decode()) for answer in answers for member, score in answer}
+    after = -1 if wanted.created_after_ms is None else wanted.created_after_ms
+    return heapq.nlargest(limit, (at for at in found if at[0] > after and (before is None or at < before)))
 
 
 async def _load(redis: Redis, tenant: str, wanted: Filter, positions: list[Position]) -> list[tuple[Position, StoredJob]]:
     pipeline = redis.pipeline(transaction=False)
     for _, job_id in positions:
         pipeline.hgetall(key("job", ref(tenant, job_id)))
-    records = await pipeline.execute()
-    # A job may have moved on, or gone, since its index was read.
+    records = await pipeline.execute(raise_on_error=False)
+    # A job may have moved on, or gone, since its index was read; one that cannot be read spoils no list.
     return [
         (position, StoredJob(position[1], record, None))
         for position, record in zip(positions, records, strict=True)
-        if record
+        if isinstance(record, dict)
+        and record.keys() >= {b"status", b"graph"}
         and (not wanted.statuses or record[b"status"].decode() in wanted.statuses)
         and (not wanted.graphs or record[b"graph"].decode() in wanted.graphs)
     ]
@@ -93,8 +95,9 @@ def _write_cursor(position: Position) -> str:
 def _read_cursor(cursor: str) -> Position:
     try:
         created, _, job_id = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(":")
-        if not 0 <= int(created) < 2**53:
-            raise BadCursor(cursor)
-        return int(created), job_id
+        position = int(created), job_id
     except ValueError as error:
         raise BadCursor(cursor) from error
+    if not 0 <= position[0] < 2**53 or not job_id or _write_cursor(position) != cursor:
+        raise BadCursor(cursor)
+    return position

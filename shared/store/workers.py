@@ -24,14 +24,15 @@ CATALOGUE_CHANGED = "catalogue"
 class KeeperStore:
     """What a worker's keeper thread does, on a synchronous connection of its own."""
 
-    def __init__(self, redis: SyncRedis, worker: str) -> None:
+    def __init__(self, redis: SyncRedis, worker: str, *, clock_offset_ms: int = 0) -> None:
         self.redis = redis
         self.worker = worker
+        self.clock_offset_ms = clock_offset_ms
 
     def renew(self, lease_seconds: float, held: list[tuple[str, int]]) -> list[str]:
         """Lengthen the leases of these (ref, attempt); gives for each `held`, `cancel` or `gone`."""
         flat = [part for pair in held for part in pair]
-        answers = run_sync(self.redis, scripts.RENEW, 0, self.worker, int(lease_seconds * 1000), *flat)
+        answers = run_sync(self.redis, scripts.RENEW, self.clock_offset_ms, self.worker, int(lease_seconds * 1000), *flat)
         return [answer.decode() for answer in answers]
 
     def heartbeat(self, state: Mapping[str, Any]) -> None:

@@ -16,29 +16,47 @@ end
 
 make_room()
 local taken, ended, bytes = {}, {}, 0
+local left = {}                -- { queue, graph } where work is left for the next claim
+local pass_on = false          -- whether this claim changed what there is to do, so that others must be woken for what is left
 
--- What stands where a record should be is moved aside, and the job is failed: it must not stop the queue.
-local function set_aside(ref, graph, queue)
+-- Where the index has an unended job whose record cannot be read.
+local function find_in_index(ref)
+  for _, graph in ipairs(call('SMEMBERS', KEY.graphs .. tenant_of(ref))) do
+    for _, status in ipairs({ 'queued', 'running', 'interrupted' }) do
+      local created_at = call('ZSCORE', index_key(ref, { graph = graph }, status), id_of(ref))
+      if created_at then return graph, status, int(tonumber(created_at)) end
+    end
+  end
+end
+
+-- A job whose record cannot be read is failed, with what can be saved of the record: it must not stop the queue.
+local function set_aside(ref, queue)
+  local graph, status, created_at = find_in_index(ref)
+  drop_lease(ref)
+  if not graph then return end
+  local flat = redis.pcall('HGETALL', KEY.job .. ref)
+  local job = flat.err and {} or to_table(flat)
   if call('EXISTS', KEY.job .. ref) == 1 then call('RENAME', KEY.job .. ref, KEY.aside .. ref) end
-  local job = {
-    v = int(VERSION), graph = graph, queue = queue, status = 'queued', priority = '0', created_at = int(now), rank = int(now),
-    attempt = '0', tries = '0', round = '1', max_attempts = '1', lost = '0',
-  }
+  job.v, job.graph, job.queue, job.status, job.created_at, job.rank =
+    int(VERSION), graph, queue or job.queue or 'default', status, created_at, created_at
+  for name, default in pairs({ priority = '0', attempt = '0', tries = '0', max_attempts = '1', lost = '0', round = '1' }) do
+    if not string.match(job[name] or '', '^%d+$') then job[name] = default end
+  end
   write(ref, job)
-  call('SADD', KEY.graphs .. tenant_of(ref), graph)
   final(ref, job, 'failed', { 'error', '{"type":"UnreadableRecord","code":"unreadable_record",'
     .. '"message":"The job\'s record could not be read.","node":null,"retryable":false}' }, nil, ttl_ms)
   ended[#ended + 1] = { ref, graph, 'failed' }
+  pass_on = true
 end
 
 local function lose(ref)
   local job = read(ref)
-  if not job then
-    call('ZREM', KEY.leases, ref)
-    call('DEL', KEY.running .. ref)
-    return
-  end
-  job.lost = int(tonumber(job.lost or 0) + 1)
+  if not job then return set_aside(ref) end
+  job.lost = int(tonumber(job.lost) + 1)
+  drop_lease(ref)
+  call('HSET', KEY.job .. ref, 'lost', job.lost)
+  call('HDEL', KEY.job .. ref, 'worker')
+  pass_on = true
   if job.cancel then
     final(ref, job, 'cancelled', {}, nil, ttl_ms)
     ended[#ended + 1] = { ref, job.graph, 'cancelled' }
@@ -47,12 +65,16 @@ local function lose(ref)
       .. 'lost, as often as max_attempts allows.","node":null,"retryable":true}' }, nil, ttl_ms)
     ended[#ended + 1] = { ref, job.graph, 'failed' }
   else
-    drop_lease(ref, job)
-    call('HSET', KEY.job .. ref, 'lost', job.lost)
     set_status(ref, job, 'queued')
     add_event(ref, job, now, 'queued')
     enter_lane(ref, job)
   end
+end
+
+-- A job as its lane has it; nil where its record says something else.
+local function waiting(ref, queue, graph)
+  local job = read(ref)
+  return job and job.status == 'queued' and job.queue == queue and job.graph == graph and job
 end
 
 local function take(ref, job, alone)
@@ -68,12 +90,13 @@ local function take(ref, job, alone)
   local payload = call('GET', KEY.input .. ref) or ''
   bytes = bytes + #payload
   taken[#taken + 1] = { ref, attempt, alone and '1' or '0', payload, call('HGETALL', KEY.job .. ref) }
+  pass_on = true
 end
 
 for _, ref in ipairs(call('ZRANGEBYSCORE', KEY.due, '-inf', int(now), 'LIMIT', 0, BATCH)) do
   call('ZREM', KEY.due, ref)
   local job = read(ref)
-  if job and job.status == 'queued' then enter(ref, job) end
+  if job and job.status == 'queued' then enter(ref, job) else set_aside(ref) end
 end
 if ARGV[6] == '1' then
   for _, ref in ipairs(call('ZRANGEBYSCORE', KEY.leases, '-inf', int(now), 'LIMIT', 0, BATCH)) do lose(ref) end
@@ -88,18 +111,26 @@ if limit > 0 then
       local solo = KEY.solo .. queue .. ':' .. graph
       local ref = call('ZRANGE', solo, 0, 0)[1]
       if ref and not hold and #taken == 0 then
-        local job = read(ref)
+        local job = waiting(ref, queue, graph)
+        local freeing = call('GET', solo .. ':for')
         if not job then
           call('ZREM', solo, ref)
-          set_aside(ref, graph, queue)
-        elseif tonumber(job.v) <= VERSION then
-          if idle then
-            call('ZREM', solo, ref)
-            call('DEL', solo .. ':for')
-            take(ref, job, true)
-            limit = 0
-          elseif call('SET', solo .. ':for', worker, 'NX', 'PX', int(lease_ms)) or call('GET', solo .. ':for') == worker then
-            hold, limit = true, 0
+          set_aside(ref, queue)
+          left[#left + 1] = { queue, graph }
+        elseif tonumber(job.v) > VERSION then
+          -- left alone
+        elseif idle then
+          call('ZREM', solo, ref)
+          call('DEL', solo .. ':for')
+          take(ref, job, true)
+          limit = 0
+          if call('ZCARD', solo) > 0 then left[#left + 1] = { queue, graph } end
+        elseif not freeing or freeing == worker then
+          call('SET', solo .. ':for', worker, 'PX', int(lease_ms))
+          hold, limit = true, 0
+          if not freeing then -- an idle worker may sleep
+            left[#left + 1] = { queue, graph }
+            pass_on = true
           end
         end
       end
@@ -108,7 +139,6 @@ if limit > 0 then
 end
 
 -- Tenants take turns, the one served longest ago first; within a tenant the lowest rank of all its lanes goes first.
-local left = {}
 for _, queue in ipairs(queues) do
   local tenants, lanes_of = {}, {}
   for _, name in ipairs(call('SMEMBERS', KEY.lanes .. queue)) do
@@ -142,20 +172,26 @@ for _, queue in ipairs(queues) do
         progress = true
         local ref = lane.heads[lane.at]
         lane.at = lane.at + 2
-        local job = read(ref)
+        local job = waiting(ref, queue, lane.graph)
         if not job then
           leave_lane(ref, { queue = queue, graph = lane.graph })
-          set_aside(ref, lane.graph, queue)
+          set_aside(ref, queue)
+          left[#left + 1] = { queue, lane.graph }
         elseif tonumber(job.v) <= VERSION then
           leave_lane(ref, job)
           take(ref, job, false)
-          served[entry[1]] = true
+          served[entry[1]] = #taken
         end
       end
     end
   end
-  for tenant in pairs(served) do call('ZADD', KEY.turns .. queue, int(now), tenant) end
-  if next(served) then call('ZREMRANGEBYSCORE', KEY.turns .. queue, '-inf', int(now - TURN_KEPT_MS)) end
+  if next(served) then
+    -- A turn is the time in µs, and more than the last one given: two claims may see the same millisecond.
+    local turns = KEY.turns .. queue
+    local last = math.max(now * 1000, tonumber(call('ZRANGE', turns, -1, -1, 'WITHSCORES')[2] or 0))
+    for tenant, place in pairs(served) do call('ZADD', turns, int(last + place), tenant) end
+    call('ZREMRANGEBYSCORE', turns, '-inf', int((now - TURN_KEPT_MS) * 1000))
+  end
   for _, entry in ipairs(tenants) do
     for _, lane in ipairs(lanes_of[entry[1]]) do
       if lane.heads[lane.at] then left[#left + 1] = { queue, lane.graph } end
@@ -165,10 +201,10 @@ end
 
 local next_due = call('ZRANGE', KEY.due, 0, 0, 'WITHSCORES')[2]
 local wait_ms = next_due and math.max(0, tonumber(next_due) - now) or -1
-if #taken > 0 then
+if pass_on then
   for _, lane in ipairs(left) do push_wake(lane[1], lane[2]) end
   if #left == 0 and wait_ms >= 0 and wait_ms < 1000 then push_wake(queues[1], graphs[1]) end
-elseif #left == 0 and not hold then
+elseif #left == 0 and not hold and limit > 0 then
   for _, queue in ipairs(queues) do
     for _, graph in ipairs(graphs) do call('DEL', KEY.wake .. queue .. ':' .. graph) end
   end

@@ -6,18 +6,20 @@ local worker, lease_ms, limit, now = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4
 make_room()
 for _, dref in ipairs(call('ZRANGEBYSCORE', KEY.deliveries_leases, '-inf', int(now), 'LIMIT', 0, 100)) do
   call('ZREM', KEY.deliveries_leases, dref)
-  if call('EXISTS', KEY.delivery .. dref) == 1 then call('ZADD', KEY.deliveries_due, int(now), dref) end
+  call('ZADD', KEY.deliveries_due, int(now), dref)
 end
 local taken = {}
 for _, dref in ipairs(call('ZRANGEBYSCORE', KEY.deliveries_due, '-inf', int(now), 'LIMIT', 0, limit)) do
   call('ZREM', KEY.deliveries_due, dref)
-  call('ZADD', KEY.deliveries_leases, int(now + lease_ms), dref)
-  call('HINCRBY', KEY.delivery .. dref, 'attempt', 1)
-  call('HSET', KEY.delivery .. dref, 'worker', worker)
-  taken[#taken + 1] = {
-    dref, call('HGETALL', KEY.delivery .. dref), call('HGETALL', KEY.delivery_record .. dref),
-    call('GET', KEY.delivery_output .. dref) or '',
-  }
+  if call('EXISTS', KEY.delivery .. dref) == 1 then
+    call('ZADD', KEY.deliveries_leases, int(now + lease_ms), dref)
+    call('HINCRBY', KEY.delivery .. dref, 'attempt', 1)
+    call('HSET', KEY.delivery .. dref, 'worker', worker)
+    taken[#taken + 1] = {
+      dref, call('HGETALL', KEY.delivery .. dref), call('HGETALL', KEY.delivery_record .. dref),
+      call('GET', KEY.delivery_output .. dref) or '',
+    }
+  end
 end
 local next_due = call('ZRANGE', KEY.deliveries_due, 0, 0, 'WITHSCORES')[2]
 local next_lease = call('ZRANGE', KEY.deliveries_leases, 0, 0, 'WITHSCORES')[2]

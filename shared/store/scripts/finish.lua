@@ -10,6 +10,8 @@ if not job or not holds(ref, worker, attempt) then return ended_by(job, worker, 
 local fields, last = {}, 8 + tonumber(ARGV[8]) * 2
 for i = 9, last do fields[#fields + 1] = ARGV[i] end
 for i = last + 1, #ARGV do call('RPUSH', KEY.events .. ref, ARGV[i]) end
+if status == 'succeeded' then call('HDEL', KEY.job .. ref, 'error') end   -- of an earlier try
+call('HDEL', KEY.job .. ref, 'error') -- of an earlier try
 if status == 'interrupted' and job.cancel then status = 'cancelled' end
 if status ~= 'interrupted' then
   final(ref, job, status, fields, ARGV[6], ARGV[7])
@@ -17,7 +19,7 @@ if status ~= 'interrupted' then
 end
 -- The round ends, the job does not: it keeps its thread and waits for a person.
 local now = now_ms()
-drop_lease(ref, job)
+drop_lease(ref)
 call('HSET', KEY.job .. ref, 'finished_at', int(now), unpack(fields))
 set_status(ref, job, 'interrupted')
 add_event(ref, job, now, 'interrupted')

@@ -31,13 +31,17 @@ local function to_table(flat)
   return fields
 end
 
--- The record of a job as a table of strings; nil where there is none or where the key holds something else.
+-- The record of a job as a table of strings; nil where there is none, or where it lacks what every version of it has.
+local INTEGERS = { 'v', 'created_at', 'rank', 'attempt', 'tries', 'max_attempts', 'lost', 'round' }
 local function read(ref)
   local flat = redis.pcall('HGETALL', KEY.job .. ref)
-  if type(flat) ~= 'table' or flat.err or #flat == 0 then return nil end
+  if flat.err or #flat == 0 then return nil end
   local job = to_table(flat)
-  if not (job.status and job.graph and job.queue and job.rank) then return nil end
-  return job
+  job.lost = job.lost or '0'
+  for _, name in ipairs(INTEGERS) do
+    if not string.match(job[name] or '', '^%-?%d+$') then return nil end
+  end
+  return job.status and job.graph and job.queue and job
 end
 
 local function write(ref, job)
@@ -105,11 +109,17 @@ local function thread_keys(ref, job)
   return KEY.thread .. name, KEY.line .. name
 end
 
+-- The job that the thread belongs to; nobody where its record is gone, for then nobody would ever free the thread.
+local function holder_of(thread)
+  local holder = call('HGET', thread, 'holder')
+  return holder and read(holder) and holder
+end
+
 -- A due job takes its place: in its thread, if it has one, and then in its lane.
 local function enter(ref, job)
   if job.thread then
     local thread, line = thread_keys(ref, job)
-    local holder = call('HGET', thread, 'holder')
+    local holder = holder_of(thread)
     if holder and holder ~= ref then
       call('ZADD', line, call('HINCRBY', thread, 'seq', 1), ref)
       return
@@ -138,6 +148,7 @@ local function leave_thread(ref, job)
       enter_lane(waiting, job_waiting)
       return
     end
+    call('ZADD', KEY.due, int(now_ms()), waiting) -- cannot be read: the next claim sets it aside
   end
 end
 
@@ -171,17 +182,17 @@ local function ask_to_cancel(ref, job)
   call('PEXPIRE', KEY.control .. job.worker, 3600000)
 end
 
--- Nobody holds the job any more.
-local function drop_lease(ref, job)
-  call('DEL', KEY.running .. ref)
+-- Nobody holds the job any more. The fence names the worker, so that this works without a record too.
+local function drop_lease(ref)
+  local fence = call('GETDEL', KEY.running .. ref)
   call('ZREM', KEY.leases, ref)
-  if job.worker then call('SREM', KEY.held .. job.worker, ref) end
+  if fence then call('SREM', KEY.held .. string.match(fence, '^(.+) %d+$'), ref) end
 end
 
 -- The round ends here, once. `fields` is what the record gains: { name, value, … }; `ttl_ms` the retention from now on.
 local function final(ref, job, status, fields, output, ttl_ms)
   local now = now_ms()
-  drop_lease(ref, job)
+  drop_lease(ref)
   call('HSET', KEY.job .. ref, 'finished_at', int(now), unpack(fields))
   set_status(ref, job, status)
   call('HDEL', KEY.job .. ref, 'cancel')
@@ -198,7 +209,8 @@ end
 -- Whether (worker, attempt) still holds the job.
 local function holds(ref, worker, attempt) return call('GET', KEY.running .. ref) == worker .. ' ' .. attempt end
 
--- Whether this very attempt has ended already: the reply was lost, and the worker asks again.
+-- Whether this very attempt has ended already: the reply was lost, and the worker asks again. A lost attempt ends nothing, for its
+-- worker is struck off the record.
 local function ended_by(job, worker, attempt)
   return job and job.worker == worker and job.attempt == attempt and job.status ~= 'running' and job.status ~= 'queued'
 end
@@ -206,7 +218,7 @@ end
 -- Erases an ended job and all that belongs to it, but its deliveries.
 local function forget(ref, job)
   local tenant, id = tenant_of(ref), id_of(ref)
-  call('DEL', KEY.job .. ref, KEY.input .. ref, KEY.events .. ref, KEY.result .. ref, KEY.running .. ref)
+  call('DEL', KEY.job .. ref, KEY.input .. ref, KEY.events .. ref, KEY.result .. ref, KEY.aside .. ref)
   call('ZREM', KEY.expiry, ref)
   if not job then return end
   local index = index_key(ref, job, job.status)

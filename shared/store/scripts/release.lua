@@ -20,7 +20,7 @@ if kind == 'backoff' and tonumber(job.tries) >= tonumber(job.max_attempts) then
   return 'failed'
 end
 local now = now_ms()
-drop_lease(ref, job)
+drop_lease(ref)
 if kind == 'hand_back' then
   job.tries = int(tonumber(job.tries) - 1)
   call('HSET', KEY.job .. ref, 'tries', job.tries)

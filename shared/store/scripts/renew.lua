@@ -10,7 +10,7 @@ for i = 4, #ARGV, 2 do
     answers[#answers + 1] = 'gone'
   else
     call('ZADD', KEY.leases, lease_end, ref)
-    answers[#answers + 1] = call('HEXISTS', KEY.job .. ref, 'cancel') == 1 and 'cancel' or 'held'
+    answers[#answers + 1] = redis.pcall('HEXISTS', KEY.job .. ref, 'cancel') == 1 and 'cancel' or 'held'
   end
 end
 return answers

@@ -33,7 +33,7 @@ for i = 14, #ARGV, 2 do job[ARGV[i]] = ARGV[i + 1] end
 
 local holder
 if job.thread and on_busy ~= 'queue' then
-  holder = call('HGET', (thread_keys(ref, job)), 'holder')
+  holder = holder_of((thread_keys(ref, job)))
   if holder and on_busy == 'reject' then return { 'busy', id_of(holder), '', '0' } end
 end
 

@@ -1,0 +1,73 @@
+# Everything this writes stays inside the project's folder: uv in .tools/uv, its downloads in .tools/cache, packages in .venv.
+# `make PYTHON=python3.12 …` chooses the interpreter (3.11 or newer); another one than last time makes .venv anew.
+
+PYTHON ?= python3
+export UV_CACHE_DIR ?= $(CURDIR)/.tools/cache
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
+export UV_PYTHON_DOWNLOADS := never
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+SHELL := /bin/sh
+RUN := .venv/bin/python -m
+OWN_UV := .tools/uv/bin/uv
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(OWN_UV))
+INTERPRETER := $(shell $(PYTHON) -c 'import sys; print(sys.executable if sys.version_info >= (3, 11) else "")' 2>/dev/null)
+# Inside .venv, so that it goes with it; named after the interpreter, so that another one is noticed.
+SYNCED := .venv/.synced$(subst /,-,$(INTERPRETER))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run gateway worker test lint types bench chaos deploy-test clean python
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: $(SYNCED) ## Start all of it on this machine (embedded Valkey, worker, gateway), with reload; Ctrl-C ends it
+	@$(RUN) gateway --dev
+
+test: $(SYNCED) ## Run the tests; reports/ gets the HTML and JUnit reports
+	@$(RUN) pytest tests --ignore=tests/chaos --ignore=tests/deploy \
+	  --html=reports/test_report.html --self-contained-html --junitxml=reports/junit.xml
+
+lint: $(SYNCED) ## Check style, formatting and which part may import which
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@.venv/bin/lint-imports
+
+types: $(SYNCED) ## Check the types
+	@$(RUN) mypy
+
+gateway: $(SYNCED) ## Start one gateway, as in production: set REDIS_URL and SECRET_KEY
+	@$(RUN) gateway
+
+worker: $(SYNCED) ## Start one worker, as in production: set REDIS_URL and SECRET_KEY
+	@$(RUN) worker
+
+bench: $(SYNCED) ## Measure this service beside plain arq and the bare graph
+	@$(RUN) bench
+
+chaos: ## Kill parts of the service under load (to come)
+	@echo "make chaos: there are no chaos tests yet"
+
+deploy-test: ## Test the deployment files (to come)
+	@echo "make deploy-test: there are no deployment files yet"
+
+setup: $(SYNCED) ## Install the locked packages into .venv, which the other targets do by themselves
+
+clean: ## Remove what was installed, cached and reported; data/ and .env stay
+	rm -rf .venv .tools reports .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(SYNCED): pyproject.toml uv.lock | python $(filter $(OWN_UV),$(UV))
+	@$(UV) sync --quiet --locked --python "$(INTERPRETER)"
+	@touch $@
+
+python:
+	@test -n "$(INTERPRETER)" || { \
+	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is none: install one, or name it: make PYTHON=python3.12 …" >&2; exit 2; }
+
+$(OWN_UV): | python
+	@echo "Installing uv into .tools/uv"
+	@rm -rf .tools/uv
+	@( $(INTERPRETER) -m venv .tools/uv >/dev/null 2>&1 && .tools/uv/bin/python -m pip install --quiet --no-cache-dir uv ) \
+	  || ( $(INTERPRETER) -m pip --version >/dev/null 2>&1 && $(INTERPRETER) -m pip install --quiet --no-cache-dir --target .tools/uv uv ) \
+	  || { echo "uv could not be installed. Where pip is missing: apt install python3-venv (Debian, Ubuntu), or get uv itself from https://docs.astral.sh/uv/" >&2; exit 2; }

@@ -1,0 +1,207 @@
+"""Every error the gateway answers, as a problem document (RFC 9457) with a stable `code`. docs/api.md lists the codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from shared.store import StoreFull, StoreUnavailable
+
+PROBLEM_JSON = "application/problem+json"
+MAX_ERRORS = 20
+MAX_TEXT = 300
+RETRY_AFTER_SECONDS = 1
+
+# The codes and their HTTP statuses. Clients branch on the code: none of these is ever renamed.
+CODES = {
+    "invalid_json": 400,
+    "host_not_allowed": 400,
+    "bad_request": 400,
+    "unauthorized": 401,
+    "not_found": 404,
+    "job_not_found": 404,
+    "graph_not_found": 404,
+    "delivery_not_found": 404,
+    "method_not_allowed": 405,
+    "job_ended": 409,
+    "job_not_ended": 409,
+    "job_not_retryable": 409,
+    "thread_busy": 409,
+    "delivery_in_progress": 409,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "validation_error": 422,
+    "invalid_input": 422,
+    "integer_too_large": 422,
+    "too_deeply_nested": 422,
+    "unknown_graph": 422,
+    "graph_failed_to_load": 422,
+    "webhook_refused": 422,
+    "idempotency_key_reused": 422,
+    "invalid_cursor": 422,
+    "internal_error": 500,
+    "store_unavailable": 503,
+    "store_full": 503,
+}
+# The framework's own errors, by status.
+_FRAMEWORK = {
+    404: ("not_found", "There is nothing at this address. GET /docs shows what there is."),
+    405: ("method_not_allowed", "This address does not take this method; the Allow header names those it takes."),
+}
+
+
+class FieldError(BaseModel):
+    """What is wrong with one part of a request: a place in the body, a query parameter or a header."""
+
+    pointer: str | None = Field(
+        None, description="JSON pointer (RFC 6901) into the body.", examples=["/input/messages"]
+    )
+    parameter: str | None = None
+    header: str | None = None
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457). `code` is stable, `detail` says what to do."""
+
+    model_config = ConfigDict(extra="allow", title="Problem")
+
+    type: str = "about:blank"
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    code: str = Field(examples=["job_not_found"], json_schema_extra={"enum": list(CODES)})
+    detail: str
+    errors: list[FieldError] | None = None
+
+
+class Problem(HTTPException):
+    """Raise it anywhere in a request to answer this error. `members` are added to the document."""
+
+    def __init__(
+        self, code: str, detail: str, *, headers: Mapping[str, str] | None = None,
+        errors: Sequence[Mapping[str, str]] = (), **members: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(CODES[code], detail, headers)
+        self.code = code
+        self.errors = errors
+        self.members = members
+
+    def document(self) -> dict[str, Any]:
+        """The problem as JSON types (see `ProblemDocument`)."""
+        document = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status_code).phrase,
+            "status": self.status_code,
+            "code": self.code,
+            "detail": self.detail,
+            **self.members,
+        }
+        if self.errors:
+            document["errors"] = list(self.errors)
+        return document
+
+    def response(self) -> Response:
+        """The problem as an answer."""
+        return Response(orjson.dumps(self.document()), self.status_code, self.headers, PROBLEM_JSON)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make this application answer problems only."""
+    app.add_exception_handler(Problem, _answer_problem)
+    app.add_exception_handler(HTTPException, _answer_framework_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(StoreUnavailable, _answer_store_error)
+    app.add_exception_handler(StoreFull, _answer_store_error)
+
+
+def job_not_found() -> Problem:
+    """404 for a job that is not there, or not this tenant's, or forgotten after its retention."""
+    return Problem("job_not_found", "There is no such job; ended jobs are forgotten after RESULT_TTL_SECONDS.")
+
+
+def store_problem(error: Exception) -> Problem:
+    """503 for what Redis could not do."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    if isinstance(error, StoreFull):
+        detail = "The queue takes no more just now: its memory or disk is full. Try again later."
+        return Problem("store_full", detail, headers=headers)
+    detail = (
+        "The queue cannot be reached just now, and nothing was changed that you have not been told of. Try again soon."
+    )
+    return Problem("store_unavailable", detail, headers=headers)
+
+
+def internal_problem() -> Problem:
+    """500 for a bug: the log has the rest, under the request's id."""
+    return Problem(
+        "internal_error", "Something went wrong in the service. Its log has the details under this X-Request-Id."
+    )
+
+
+def validation_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    """422 for pydantic's errors about a request, whose `loc` begins with body, query, path or header."""
+    found = [_field_error(error) for error in errors[:MAX_ERRORS]]
+    first = found[0]
+    place = first.get("pointer") or first.get("parameter") or first.get("header") or "the body"
+    return Problem("validation_error", f"The request is not valid: {place}: {first['detail']}", errors=found)
+
+
+def json_pointer(parts: Sequence[str | int]) -> str:
+    """A JSON pointer (RFC 6901), cut where a client's own names make it long."""
+    return shorten("".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts))
+
+
+def shorten(text: str) -> str:
+    """`text`, of which clients choose a part, at a length that fits an error."""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def _field_error(error: Mapping[str, Any]) -> dict[str, str]:
+    where, *path = error["loc"]
+    message = str(error["msg"]).removeprefix("Value error, ")
+    detail = shorten(message[:1].lower() + message[1:])
+    if where == "body":
+        return {"pointer": json_pointer(path), "detail": detail}
+    return {"header" if where == "header" else "parameter": shorten(str(path[0])) if path else "", "detail": detail}
+
+
+async def _answer_problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _answer_framework_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code, detail = _FRAMEWORK.get(error.status_code, ("bad_request", "The request could not be understood."))
+    headers = {"Allow": _allowed_methods(request)} if error.status_code == 405 else None
+    return Problem(code, detail, headers=headers).response()
+
+
+async def _answer_validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return validation_problem(error.errors()).response()
+
+
+async def _answer_store_error(_: Request, error: Exception) -> Response:
+    structlog.get_logger(__name__).warning("Redis failed a request", error=str(error))
+    return store_problem(error).response()
+
+
+def _allowed_methods(request: Request) -> str:
+    """All methods that this path takes: the framework names those of the first route only."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    if "GET" in methods:
+        methods.add("HEAD")
+    return ", ".join(sorted(methods))

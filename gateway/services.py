@@ -1,0 +1,52 @@
+"""What the routes work with, made once for a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import Request
+from redis.asyncio import Redis
+
+from gateway.catalogue import Catalogue
+from gateway.notices import Waiters
+from shared.settings import Settings
+from shared.store import DeliveryStore, JobStore, Notices, Registry
+
+# Below what the gateway waits for Redis in all, so that the reason for a failure is Redis' own.
+REDIS_SECONDS = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The stores on one connection pool, and what is kept of them in memory."""
+
+    settings: Settings
+    redis: Redis
+    jobs: JobStore
+    deliveries: DeliveryStore
+    registry: Registry
+    catalogue: Catalogue
+    waiters: Waiters
+
+
+def make_services(settings: Settings, redis: Redis, notices_redis: Redis) -> Services:
+    """`redis` answers requests, `notices_redis` is for one subscription."""
+    ttl = settings.result_ttl_seconds
+    jobs = JobStore(redis, result_ttl_seconds=ttl)
+    registry = Registry(redis)
+    catalogue = Catalogue(registry)
+    return Services(
+        settings=settings,
+        redis=redis,
+        jobs=jobs,
+        deliveries=DeliveryStore(redis, ttl_seconds=ttl),
+        registry=registry,
+        catalogue=catalogue,
+        waiters=Waiters(jobs, Notices(notices_redis), catalogue.invalidate),
+    )
+
+
+async def services(request: Request) -> Services:
+    """A route's dependency."""
+    found: Services = request.app.state.services
+    return found

@@ -1,0 +1,183 @@
+"""`python -m worker`: one worker process. Stops on SIGTERM and SIGINT, handing its jobs back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from uuid_utils import uuid7
+
+from shared.jobs import rfc3339
+from shared.logs import configure_logs
+from shared.settings import Settings, SettingsError, load_settings
+from shared.store import JobStore, KeeperStore, Registry, connect_blocking, connect_sync
+from shared.store.connection import wait_until_reachable
+
+if TYPE_CHECKING:
+    from worker.graphs.catalogue import Catalogue
+    from worker.webhooks import WebhookSender
+
+logger = structlog.get_logger("worker")
+BLOCKING_ANSWER_SECONDS = 5.0
+CATALOGUE_SECONDS = 15.0
+SENDER_STOP_SECONDS = 2.0
+
+
+def main() -> int:
+    """Run a worker until it is told to stop. Gives the exit status: 2 for a setting that is wrong."""
+    try:
+        settings = load_settings()
+        configure_logs(settings)
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid7().hex[-6:]}"
+        structlog.contextvars.bind_contextvars(worker=worker_id)
+        url = settings.require_redis_url()
+        if "webhooks" in settings.worker_roles:
+            settings.require_secret_key()
+        wait_until_reachable(url)
+        serve_metrics(settings.worker_metrics_port)
+        catalogue = load_catalogue(settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    loop = new_event_loop()
+    asyncio.set_event_loop(loop)
+    # Sync nodes run here; a pool of its own size, so that each job can have one.
+    loop.set_default_executor(ThreadPoolExecutor(settings.worker_concurrency, thread_name_prefix="node"))
+    sender: WebhookSender | None = None
+    if "webhooks" in settings.worker_roles:
+        from worker.webhooks import sender_from_settings
+
+        sender = sender_from_settings(settings, worker_id)
+        sender.start()
+    try:
+        loop.run_until_complete(work(settings, url, worker_id, catalogue, loop))
+    finally:
+        if sender is not None:
+            sender.stop(SENDER_STOP_SECONDS)
+    logger.info("stopped")
+    return 0
+
+
+async def work(
+    settings: Settings, url: str, worker_id: str, catalogue: Catalogue, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Build the worker's parts and run it."""
+    from arq.connections import ArqRedis
+
+    from worker.checkpoints.threads import ThreadMemory
+    from worker.keeper import Keeper
+    from worker.queue import JobWorker
+    from worker.runner import Runner
+
+    redis = ArqRedis.from_url(url, socket_timeout=BLOCKING_ANSWER_SECONDS, socket_connect_timeout=2, max_connections=64)
+    store = JobStore(redis, result_ttl_seconds=settings.result_ttl_seconds)
+    registry = Registry(redis)
+    threads = ThreadMemory(settings.thread_database, connections=settings.worker_concurrency)
+    started_at = rfc3339(int(time.time() * 1000))
+    published_at = -CATALOGUE_SECONDS
+
+    def state() -> dict[str, Any]:
+        return {
+            "id": worker_id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": started_at,
+            "roles": settings.worker_roles,
+            "queues": settings.worker_queues,
+            "graphs": worker.graphs,
+            "concurrency": settings.worker_concurrency,
+            "running": [lease.job.id for lease in list(worker.running.values())],
+        }
+
+    async def housekeeping() -> None:
+        nonlocal published_at
+        await store.expire()
+        if time.monotonic() - published_at >= CATALOGUE_SECONDS:
+            await catalogue.publish(registry)
+            published_at = time.monotonic()
+
+    await catalogue.describe()
+    await catalogue.publish(registry)
+    warm_models(settings)
+    keeper = Keeper(
+        KeeperStore(connect_sync(url, answer_within=BLOCKING_ANSWER_SECONDS), worker_id), settings.lease_seconds, loop, state
+    )
+    runner = Runner(
+        store,
+        worker_id,
+        catalogue,
+        threads,
+        job_timeout_seconds=settings.job_timeout_seconds,
+        max_output_bytes=settings.max_output_bytes,
+    )
+    worker = JobWorker(
+        settings,
+        redis=redis,
+        blocking=connect_blocking(url, answer_within=BLOCKING_ANSWER_SECONDS),
+        store=store,
+        keeper=keeper,
+        runner=runner,
+        housekeeping=housekeeping,
+    )
+    logger.info("worker ready", graphs=worker.graphs, queues=settings.worker_queues, roles=settings.worker_roles)
+    try:
+        await worker.main()
+    finally:
+        await worker.close()
+        await threads.close()
+
+
+def load_catalogue(settings: Settings) -> Catalogue:
+    """Import the graphs. Imports are most of a worker's start."""
+    from worker.graphs.catalogue import Catalogue
+    from worker.graphs.config import read_graphs_config
+    from worker.graphs.loading import load_graphs
+
+    if "jobs" not in settings.worker_roles:
+        return Catalogue([], [])
+    return Catalogue(*load_graphs(read_graphs_config(settings.graphs_config)))
+
+
+def warm_models(settings: Settings) -> None:
+    """Import the providers' client now, where a graph uses our models with a key: it would hold up the first job by a second."""
+    if "worker.models" in sys.modules and any(getattr(settings, f"{name}_api_key") for name in settings.model_order):
+        from worker.models import chat_model
+
+        chat_model()
+
+
+def serve_metrics(port: int) -> None:
+    """Answer Prometheus on this port, off where it is 0. Raises `SettingsError` where it is taken."""
+    if not port:
+        return
+    from prometheus_client import start_http_server
+
+    from shared.metrics import REGISTRY
+
+    try:
+        start_http_server(port, registry=REGISTRY)
+    except OSError as error:
+        raise SettingsError(f"WORKER_METRICS_PORT is wrong: cannot listen on {port}: {error.strerror}") from None
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, where there is one."""
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+if __name__ == "__main__":
+    status = main()
+    # Threads of abandoned sync nodes must not hold up the exit.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

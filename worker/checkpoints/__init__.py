@@ -1,0 +1,1 @@
+"""Where graphs keep what they have done so far."""

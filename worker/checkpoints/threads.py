@@ -1,0 +1,79 @@
+"""The memory of threads: LangGraph's own SQLite or PostgreSQL saver, by `DATABASE_URL`, opened when the first thread needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+SQLITE_LOCK_SECONDS = 30
+SETUP_LOCK = 0x6D61735F  # "mas_": one worker at a time creates the tables
+
+
+class ThreadMemory:
+    """Opens the saver once per process and closes it with it."""
+
+    def __init__(self, database_url: str, *, connections: int) -> None:
+        self.database_url = database_url
+        self.connections = connections
+        self._saver: BaseCheckpointSaver[Any] | None = None
+        self._opening = asyncio.Lock()
+        self._resources = AsyncExitStack()
+
+    async def saver(self) -> BaseCheckpointSaver[Any]:
+        """The saver, its tables in place. Raises the driver's error where the database is away: another call tries again."""
+        async with self._opening:
+            if self._saver is None:
+                async with AsyncExitStack() as opening:
+                    if self.database_url.startswith("sqlite"):
+                        saver = await _open_sqlite(opening, self.database_url)
+                    else:
+                        saver = await _open_postgres(opening, self.database_url, self.connections)
+                    self._resources, self._saver = opening.pop_all(), saver
+            return self._saver
+
+    async def close(self) -> None:
+        self._saver = None
+        await self._resources.aclose()
+
+
+async def _open_sqlite(resources: AsyncExitStack, url: str) -> BaseCheckpointSaver[Any]:
+    import aiosqlite
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+    path = Path(url.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = await resources.enter_async_context(aiosqlite.connect(path, timeout=SQLITE_LOCK_SECONDS))
+    await connection.execute("PRAGMA synchronous=NORMAL")
+    saver = AsyncSqliteSaver(connection)
+    await saver.setup()
+    return saver
+
+
+async def _open_postgres(resources: AsyncExitStack, url: str, connections: int) -> BaseCheckpointSaver[Any]:
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from psycopg.rows import dict_row
+    from psycopg_pool import AsyncConnectionPool
+
+    pool: Any = AsyncConnectionPool(
+        url,
+        min_size=1,
+        max_size=connections,
+        open=False,
+        timeout=10,
+        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+    )
+    await pool.open()
+    resources.push_async_callback(pool.close)
+    saver = AsyncPostgresSaver(pool)
+    # Two workers that start together would otherwise create the same tables.
+    async with pool.connection() as connection:
+        await connection.execute("SELECT pg_advisory_lock(%s)", (SETUP_LOCK,))
+        try:
+            await saver.setup()
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock(%s)", (SETUP_LOCK,))
+    return saver

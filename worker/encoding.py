@@ -1,0 +1,69 @@
+"""Graph state as JSON: messages, pydantic models, dataclasses, sets and bytes come out sensibly, and nothing stops the job."""
+
+from __future__ import annotations
+
+import dataclasses
+from base64 import b64encode
+from collections import deque
+from collections.abc import Mapping, Set
+from typing import Any
+
+import orjson
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel
+
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_LARGEST, _SMALLEST = 2**64 - 1, -(2**63)
+
+
+def to_json(value: Any) -> bytes:
+    """Any state as JSON. Integers beyond 64 bits become strings, bytes base64, what is unknown its `str()`."""
+    try:
+        return orjson.dumps(value, default=_encode, option=_OPTIONS)
+    except (TypeError, ValueError, RecursionError):
+        # orjson asks `default` neither for large integers nor for lone surrogates.
+        return orjson.dumps(_plain(value, depth=0))
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, BaseMessage):
+        return value.model_dump(mode="python", exclude_none=True)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="python")
+    if isinstance(value, Set | deque | tuple):
+        return list(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return b64encode(bytes(value)).decode()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, float):
+        return float(value)
+    return str(value)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """The same with every part in the form that orjson takes."""
+    if depth > 200:
+        return str(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return int(value) if _SMALLEST <= value <= _LARGEST else str(value)
+    if isinstance(value, Mapping):
+        return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | Set | deque):
+        return [_plain(item, depth + 1) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {part.name: _plain(getattr(value, part.name), depth + 1) for part in dataclasses.fields(value)}
+    if isinstance(value, BaseModel):
+        return _plain(_encode(value), depth + 1)
+    try:
+        return orjson.loads(orjson.dumps(value, default=_encode, option=_OPTIONS))
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
+
+
+def _key(key: Any) -> str:
+    return _plain(key, 0) if isinstance(key, str) else str(key)

@@ -1,0 +1,81 @@
+"""The stream of a job's events, written in small batches: each 20 ms, or 64 events, whichever comes first."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+
+from worker.encoding import to_json
+from worker.lease import FencedWriter, LeaseLost
+
+FLUSH_SECONDS = 0.02
+FLUSH_EVENTS = 64
+MAX_EVENT_BYTES = 256 * 1024
+MAX_EVENTS = 10_000
+
+
+class EventStream:
+    """Collects an attempt's events. What is not flushed yet goes out with the attempt's last write."""
+
+    def __init__(self, writer: FencedWriter, round_: int) -> None:
+        self._writer = writer
+        self._round = round_
+        self._pending: list[bytes] = []
+        self._count = 0
+        self._flushing: asyncio.Task[None] | None = None
+
+    def add(self, type_: str, data: Any) -> None:
+        """Add an event; data beyond 256 KB is left out and marked so, as are events beyond 10,000 an attempt."""
+        self._count += 1
+        if self._count > MAX_EVENTS:
+            return
+        if self._count == MAX_EVENTS:
+            type_, data = "truncated", {"reason": f"more than {MAX_EVENTS} events in one attempt"}
+        encoded = to_json(data)
+        truncated = len(encoded) > MAX_EVENT_BYTES
+        event: dict[str, Any] = {
+            "type": type_,
+            "at": int(time.time() * 1000),
+            "round": self._round,
+            "attempt": self._writer.job.attempt,
+            "data": None if truncated else orjson.Fragment(encoded),
+        }
+        if truncated:
+            event["truncated"] = True
+        self._pending.append(orjson.dumps(event))
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush_soon())
+
+    def take(self) -> list[bytes]:
+        """The events not written yet: the caller writes them."""
+        pending, self._pending = self._pending, []
+        return pending
+
+    async def close(self) -> list[bytes]:
+        """Let a flush under way end, and give what is left."""
+        flushing, self._flushing = self._flushing, None
+        if flushing is not None and not flushing.done():
+            if self._in_flight:
+                await asyncio.wait([flushing])
+            else:
+                flushing.cancel()
+        return self.take()
+
+    _in_flight = False
+
+    async def _flush_soon(self) -> None:
+        deadline = time.monotonic() + FLUSH_SECONDS
+        while len(self._pending) < FLUSH_EVENTS and (left := deadline - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+        while self._pending:
+            batch = self.take()
+            self._in_flight = True
+            try:
+                await self._writer.append(batch)
+            except LeaseLost:
+                return
+            finally:
+                self._in_flight = False

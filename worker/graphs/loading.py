@@ -1,0 +1,141 @@
+"""Graphs as their authors wrote them: compiled graphs, `StateGraph`s, and factories of either.
+
+A factory may be a function, a coroutine function or an async context manager, with or without the run's config; it is called for
+each run. One that cannot be imported is a `LoadFailure` and stops nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha1
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+
+from shared.jobs import NAME_PATTERN
+from worker.graphs.config import GraphsConfig, GraphSpec
+
+AnyGraph = Pregel[Any, Any, Any, Any]
+Saver = BaseCheckpointSaver[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """Why a graph cannot be served."""
+
+    id: str
+    type: str
+    message: str
+
+
+@dataclass(slots=True)
+class LoadedGraph:
+    """A graph that can be served; `open` gives it ready to run."""
+
+    id: str
+    description: str
+    source: Any
+    message_fields: frozenset[str] = frozenset()
+    _ready: dict[int, AnyGraph] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def open(self, config: RunnableConfig, saver: Saver | None = None) -> AsyncIterator[AnyGraph]:
+        """The compiled graph with this run's saver in place of its author's."""
+        if not _is_factory(self.source):
+            ready = self._ready.get(id(saver))
+            if ready is None:
+                ready = self._ready[id(saver)] = _with_saver(self.source, saver)
+            yield ready
+            return
+        made = self.source(config) if _takes_config(self.source) else self.source()
+        if inspect.isawaitable(made):
+            made = await made
+        if isinstance(made, AbstractAsyncContextManager):
+            async with made as graph:
+                yield _with_saver(graph, saver)
+        else:
+            yield _with_saver(made, saver)
+
+
+def load_graphs(config: GraphsConfig) -> tuple[list[LoadedGraph], list[LoadFailure]]:
+    """Import every graph of the config; what fails is told apart from what can be served."""
+    config.prepare_imports()
+    loaded: list[LoadedGraph] = []
+    failures: list[LoadFailure] = []
+    for spec in config.graphs:
+        try:
+            loaded.append(_load(config.folder, spec))
+        except (Exception, SystemExit) as error:
+            failures.append(LoadFailure(spec.id, type(error).__name__, str(error)))
+    return loaded, failures
+
+
+def _load(folder: Path, spec: GraphSpec) -> LoadedGraph:
+    if not re.match(NAME_PATTERN, spec.id):
+        raise ValueError("a graph's id has letters, digits, dot, dash and underscore only, 128 at most")
+    place, _, attribute = spec.source.rpartition(":")
+    if not place or not attribute:
+        raise ValueError(f'"{spec.source}" is not "./file.py:name" or "package.module:name"')
+    module = _import_file(folder / place) if place.endswith(".py") else importlib.import_module(place)
+    source = getattr(module, attribute)
+    if not isinstance(source, StateGraph | Pregel) and not callable(source):
+        raise TypeError(f"{spec.source} is a {type(source).__name__}, not a graph or a function that makes one")
+    described = spec.description or _first_line(source) or _first_line(module) or ""
+    return LoadedGraph(spec.id, described, source)
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file by its path, once, under a name that no package can have."""
+    path = path.resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    known = [module for module in sys.modules.values() if getattr(module, "__file__", None) == str(path)]
+    if known:
+        return known[0]
+    name = f"graph_file_{path.stem}_{sha1(str(path).encode(), usedforsecurity=False).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _with_saver(graph: Any, saver: Saver | None) -> AnyGraph:
+    compiled = graph.compile() if isinstance(graph, StateGraph) else graph
+    if not isinstance(compiled, Pregel):
+        raise TypeError(f"the factory made a {type(graph).__name__}, not a graph")
+    return compiled.copy(update={"checkpointer": saver})
+
+
+def _is_factory(source: Any) -> bool:
+    return not isinstance(source, StateGraph | Pregel)
+
+
+def _takes_config(factory: Callable[..., Any]) -> bool:
+    return len(inspect.signature(factory).parameters) > 0
+
+
+def _first_line(documented: Any) -> str | None:
+    """The first line of what the author wrote; LangGraph's classes have docstrings that say nothing of this graph."""
+    if isinstance(documented, StateGraph | Pregel):
+        return None
+    text = inspect.getdoc(documented)
+    return text.splitlines()[0].strip() if text else None

@@ -1,0 +1,122 @@
+"""A lease as its attempt sees it, and the writes that it fences.
+
+Each write first asks the local clock: past the deadline it waits, and only when a renewal answers that the lease is gone does the
+attempt end, with nothing written. While Redis is away a write waits too and is sent again: the scripts bear the repetition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import Enum
+from typing import Literal, TypeVar
+
+import structlog
+
+from shared.store import Claimed, JobStore, StoreError
+
+logger = structlog.get_logger(__name__)
+Answer = TypeVar("Answer")
+RETRY_SECONDS = 0.25
+
+
+class LeaseLost(Exception):
+    """Another worker may run this job now: the attempt must end and write nothing."""
+
+
+class EndReason(Enum):
+    """Why an attempt was stopped from outside."""
+
+    CANCEL = "a cancel was asked for"
+    STOPPING = "the worker is stopping"
+    GONE = "the lease is gone"
+
+
+class Lease:
+    """This worker's right to one job. Lives on the event loop; the keeper reports to it with `call_soon_threadsafe`."""
+
+    def __init__(self, job: Claimed, deadline: float) -> None:
+        self.job = job
+        self.deadline = deadline
+        self.reason: EndReason | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+
+    def renewed(self, deadline: float) -> None:
+        """The keeper lengthened the lease, to this point of the local monotonic clock."""
+        self.deadline = deadline
+        self._news.set()
+
+    def end(self, reason: EndReason) -> None:
+        """Stop the attempt, once: the first reason stands, but that a lease is gone outweighs all."""
+        if self.reason is None or (reason is EndReason.GONE and self.reason is not EndReason.GONE):
+            self.reason = reason
+            self._news.set()
+            if self.task is not None:
+                self.task.cancel()
+
+    @property
+    def gone(self) -> bool:
+        return self.reason is EndReason.GONE
+
+    async def confirmed(self) -> None:
+        """Return once the lease is known to hold. Raises `LeaseLost` once it is known to be gone."""
+        while not self.gone and time.monotonic() >= self.deadline:
+            self._news.clear()
+            await self._news.wait()
+        if self.gone:
+            raise LeaseLost(self.job.ref)
+
+
+class FencedWriter:
+    """All that an attempt writes to the store, under its lease."""
+
+    def __init__(self, store: JobStore, worker: str, lease: Lease) -> None:
+        self.store = store
+        self.worker = worker
+        self.lease = lease
+        self.job = lease.job
+
+    async def append(self, events: Sequence[bytes]) -> None:
+        """Add events to the job's stream. Raises `LeaseLost`."""
+        if not await self._written(lambda: self.store.append(self.worker, self.job, events)):
+            self._lost()
+
+    async def finish(
+        self, status: Literal["succeeded", "failed", "cancelled", "interrupted"], *,
+        output: bytes = b"", fields: Mapping[str, bytes] | None = None, events: Sequence[bytes] = (),
+    ) -> None:  # fmt: skip
+        """End the round. Raises `LeaseLost`."""
+        answer = await self._written(
+            lambda: self.store.finish(self.worker, self.job, status, output=output, fields=fields, events=events)
+        )
+        if answer == "gone":
+            self._lost()
+
+    async def release(
+        self, kind: Literal["hand_back", "backoff"], *,
+        delay_seconds: float = 0, error: bytes = b"", events: Sequence[bytes] = (),
+    ) -> str:  # fmt: skip
+        """Give the job back; gives its status now. Raises `LeaseLost`."""
+        answer = await self._written(
+            lambda: self.store.release(
+                self.worker, self.job, kind, delay_seconds=delay_seconds, error=error, events=events
+            )
+        )
+        if answer == "gone":
+            self._lost()
+        return answer
+
+    async def _written(self, write: Callable[[], Awaitable[Answer]]) -> Answer:
+        while True:
+            await self.lease.confirmed()
+            try:
+                return await write()
+            except StoreError as error:
+                logger.warning("write waits for Redis", error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _lost(self) -> None:
+        self.lease.end(EndReason.GONE)
+        raise LeaseLost(self.job.ref)

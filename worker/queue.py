@@ -1,0 +1,248 @@
+"""The leased worker: arq's life cycle, function registry and health record, with our own claiming, keeping and finishing.
+
+arq polls, lets every worker race for the head of the queue, and runs a killed worker's job again only after the longest timeout. So
+`_poll_iteration` claims by lease instead, `main` starts the keeper, the signal handlers drain, and `close` leaves the shared health
+key to the workers that live on. arq's `run_job`, `start_jobs`, `finish_job`, cron and command line are not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import structlog
+from arq.connections import ArqRedis, log_redis_info
+from arq.worker import Worker as ArqWorker
+from arq.worker import func
+from redis.asyncio import Redis
+
+from shared.metrics import JOB_WAIT_SECONDS, JOBS_ENDED, JOBS_RUNNING
+from shared.settings import Settings
+from shared.store import Claim, Claimed, JobStore, StoreError
+from shared.store.keys import key
+from worker.keeper import Keeper
+from worker.lease import EndReason, Lease
+from worker.runner import Runner
+
+logger = structlog.get_logger(__name__)
+FALL_BACK_SECONDS = 1.0
+HEALTH_SECONDS = 5
+CLAIM_BYTES = 32 * 1024 * 1024
+HAND_BACK_SECONDS = 5.0
+Housekeeping = Callable[[], Awaitable[None]]
+
+
+class JobWorker(ArqWorker):
+    """Takes jobs by lease and runs up to `WORKER_CONCURRENCY` of them at once."""
+
+    def __init__(
+        self, settings: Settings, *, redis: ArqRedis, blocking: Redis, store: JobStore, keeper: Keeper, runner: Runner,
+        housekeeping: Housekeeping,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            functions=[func(self._attempt, name="attempt")],
+            queue_name=key("leases"),
+            redis_pool=redis,
+            max_jobs=settings.worker_concurrency,
+            poll_delay=0,
+            health_check_interval=HEALTH_SECONDS,
+            health_check_key=key("health"),
+        )
+        self.settings = settings
+        self.blocking = blocking
+        self.store = store
+        self.keeper = keeper
+        self.runner = runner
+        self.housekeeping = housekeeping
+        self.graphs = list(runner.catalogue.graphs) if "jobs" in settings.worker_roles else []
+        self.running: dict[str, Lease] = {}
+        self._slot_freed = asyncio.Event()
+        self._alone = False
+        self._ended = 0
+        self._signals = 0
+        self._draining: asyncio.Task[None] | None = None
+
+    # The life cycle
+
+    async def main(self) -> None:
+        self.keeper.start()
+        housekeeping = self.loop.create_task(self._keep_house())
+        try:
+            await log_redis_info(self.pool, lambda text: logger.info("connected to Redis", info=text))
+            while self.allow_pick_jobs:
+                await self._poll_iteration()
+            await self._drain()
+        finally:
+            housekeeping.cancel()
+
+    async def close(self) -> None:
+        """Hand back what still runs, and go. The shared health key stays: it speaks for all workers."""
+        for lease in self.running.values():
+            lease.end(EndReason.STOPPING)
+        if self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=HAND_BACK_SECONDS)
+        self.keeper.stop()
+        await self.blocking.aclose()
+        await self.pool.aclose()
+        self._pool = None
+
+    def handle_sig(self, signum: signal.Signals) -> None:
+        """The first signal: claim no more, let jobs finish for `DRAIN_SECONDS`, hand the rest back. The second: at once."""
+        self._signals += 1
+        logger.info("stopping", signal=signal.Signals(signum).name, running=len(self.running))
+        self.stop_claiming()
+        if self._signals > 1:
+            self._hand_back()
+
+    handle_sig_wait_for_completion = handle_sig
+
+    def stop_claiming(self) -> None:
+        """Claim nothing more; `main` ends once what runs has ended or is handed back."""
+        self.allow_pick_jobs = False
+        self._slot_freed.set()
+
+    async def _drain(self) -> None:
+        patience = self.settings.drain_seconds if self._signals else None  # recycling waits for its jobs
+        if self.tasks and patience != 0 and self._signals < 2:
+            await asyncio.wait(self.tasks.values(), timeout=patience)
+        self._hand_back()
+
+    def _hand_back(self) -> None:
+        for lease in list(self.running.values()):
+            lease.end(EndReason.STOPPING)
+
+    # Claiming
+
+    async def _poll_iteration(self) -> None:
+        """Claim what is ready for the free slots and start it; then wait for a wake-up or a free slot."""
+        self._reap()
+        with contextlib.suppress(StoreError, OSError):
+            await self.record_health()
+        free = self.max_jobs - len(self.tasks)
+        if free <= 0 or self._alone:
+            await self._wait_for_slot()
+            return
+        if not self.graphs:
+            await asyncio.sleep(FALL_BACK_SECONDS)
+            return
+        try:
+            claim = await self._claim(free)
+            if claim.hold:
+                await self._wait_for_slot()
+            elif len(claim.jobs) < free and not self._alone and self.allow_pick_jobs:
+                await self._wait_for_work(claim.next_due_seconds)
+        except StoreError as error:
+            logger.warning("claim waits for Redis", error=str(error))
+            await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - spreads load, guards nothing
+
+    async def _claim(self, free: int) -> Claim:
+        asked_at = time.monotonic()
+        claim = await self.store.claim(
+            self.keeper.store.worker,
+            lease_seconds=self.settings.lease_seconds,
+            limit=free,
+            max_bytes=CLAIM_BYTES,
+            recover=self.keeper.may_recover,
+            queues=self.settings.worker_queues,
+            graphs=self.graphs,
+        )
+        for ended in claim.ended:
+            JOBS_ENDED.labels(ended.graph, ended.status).inc()
+            logger.warning("job ended without its worker", job=ended.ref, graph=ended.graph, status=ended.status)
+        for job in claim.jobs:
+            self._start(job, asked_at, claim.now_ms)
+        return claim
+
+    def _start(self, job: Claimed, asked_at: float, now_ms: int) -> None:
+        self._alone = self._alone or job.alone
+        ready_at = int(job.record.get(b"run_at") or job.record[b"created_at"])
+        JOB_WAIT_SECONDS.observe(max(0, now_ms - ready_at) / 1000)
+        JOBS_RUNNING.inc()
+        lease = self.keeper.hold(job, asked_at)
+        self.running[job.ref] = lease
+        self.tasks[job.ref] = lease.task = self.loop.create_task(self._attempt(lease))
+
+    async def _attempt(self, lease: Lease) -> None:
+        """One attempt, with its ids on each log line. Its outcome is written when this returns."""
+        job = lease.job
+        structlog.contextvars.bind_contextvars(job=job.id, attempt=job.attempt, graph=job.graph, tenant=job.tenant)
+        logger.info("attempt started")
+        try:
+            await self.runner.run(lease)
+        except asyncio.CancelledError:
+            if not lease.gone:
+                raise
+        except Exception:
+            logger.exception("attempt could not be written; its lease will run out")
+        finally:
+            self.keeper.drop(lease)
+            self.running.pop(job.ref, None)
+            self._alone = self._alone and not job.alone
+            self._ended += 1
+            JOBS_RUNNING.dec()
+            self._slot_freed.set()
+
+    async def _wait_for_work(self, next_due_seconds: float | None) -> None:
+        patience = FALL_BACK_SECONDS if next_due_seconds is None else min(FALL_BACK_SECONDS, max(next_due_seconds, 0.01))
+        waiting = self.loop.create_task(
+            self.store.wait_for_work(self.blocking, self.settings.worker_queues, self.graphs, patience)
+        )
+        while not waiting.done() and self.allow_pick_jobs:
+            self._slot_freed.clear()
+            freed = self.loop.create_task(self._slot_freed.wait())
+            await asyncio.wait([waiting, freed], return_when=asyncio.FIRST_COMPLETED)
+            freed.cancel()
+        if waiting.done():
+            waiting.result()
+        else:
+            waiting.cancel()
+
+    async def _wait_for_slot(self) -> None:
+        self._slot_freed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._slot_freed.wait(), FALL_BACK_SECONDS)
+
+    def _reap(self) -> None:
+        """Forget tasks that are done, and stop to be recycled once enough is done."""
+        for ref, task in list(self.tasks.items()):
+            if task.done():
+                del self.tasks[ref]
+        jobs, megabytes = self.settings.worker_recycle_jobs, self.settings.worker_recycle_mb
+        if (jobs and self._ended >= jobs) or (megabytes and peak_memory_mb() > megabytes):
+            logger.info("recycling", jobs=self._ended, peak_memory_mb=peak_memory_mb())
+            self.stop_claiming()
+
+    # Between jobs
+
+    async def record_health(self) -> None:
+        """arq's health record: `arq --check` succeeds as long as any worker writes it."""
+        now = time.time()
+        if now - self._last_health_check < HEALTH_SECONDS:
+            return
+        self._last_health_check = now
+        depths, _ = await self.store.queue_state()
+        text = (
+            f"{datetime.now(self.timezone):%b-%d %H:%M:%S} j_complete={self._ended} j_ongoing={len(self.running)} "
+            f"queued={sum(depths.values())}"
+        )
+        await self.pool.psetex(self.health_check_key, (HEALTH_SECONDS + 3) * 1000, text)  # type: ignore[no-untyped-call]
+
+    async def _keep_house(self) -> None:
+        while True:
+            with contextlib.suppress(StoreError):
+                await self.housekeeping()
+            await asyncio.sleep(FALL_BACK_SECONDS)
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held, in MB. The kernel counts in KB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

@@ -1,0 +1,221 @@
+"""One attempt of a job, from its payload to its outcome: stream the graph, keep events and usage, sort what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from langchain_core.runnables import RunnableConfig
+
+from shared.jobs import JobError
+from shared.metrics import JOB_RUN_SECONDS, JOBS_ENDED, LEASE_LOST
+from shared.store import Claimed, JobStore
+from worker.checkpoints.threads import ThreadMemory
+from worker.encoding import to_json
+from worker.events import EventStream
+from worker.failures import Failure, backoff_seconds, describe_failure
+from worker.graphs.catalogue import Catalogue
+from worker.graphs.loading import AnyGraph
+from worker.graphs.messages import coerce_messages
+from worker.lease import EndReason, FencedWriter, Lease, LeaseLost
+from worker.usage import UsageCounter
+
+logger = structlog.get_logger(__name__)
+RESERVED_CONFIGURABLE = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a graph came to: its output's JSON, or the interrupts it waits with."""
+
+    output: bytes
+    interrupts: bytes | None = None
+
+
+class JobFailed(Exception):
+    """The job fails for a reason that is not an exception of its graph."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.failure = Failure(JobError(type="JobFailed", code=code, message=message, retryable=retryable))
+
+
+class Runner:
+    """Runs attempts with the graphs of a catalogue."""
+
+    def __init__(
+        self, store: JobStore, worker: str, catalogue: Catalogue, threads: ThreadMemory, *,
+        job_timeout_seconds: float, max_output_bytes: int,
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.worker = worker
+        self.catalogue = catalogue
+        self.threads = threads
+        self.job_timeout_seconds = job_timeout_seconds
+        self.max_output_bytes = max_output_bytes
+
+    async def run(self, lease: Lease) -> None:
+        """Run one attempt and write what it came to. Never raises for what a graph does."""
+        job = lease.job
+        writer = FencedWriter(self.store, self.worker, lease)
+        events = EventStream(writer, int(job.record[b"round"]))
+        usage = UsageCounter()
+        started = time.perf_counter()
+        try:
+            try:
+                outcome = await self._stream(job, events, usage)
+            except asyncio.CancelledError as error:
+                if lease.reason is None:  # the graph cancelled itself
+                    await self._fail(writer, events, usage, describe_failure(error))
+                else:
+                    await self._stopped(lease.reason, writer, events, usage)
+            except JobFailed as error:
+                await self._fail(writer, events, usage, error.failure)
+            except Exception as error:
+                await self._fail(writer, events, usage, describe_failure(error))
+            else:
+                await self._succeed(writer, events, usage, outcome)
+        except LeaseLost:
+            LEASE_LOST.inc()
+            logger.warning("lease lost, attempt dropped")
+        finally:
+            JOB_RUN_SECONDS.labels(job.graph).observe(time.perf_counter() - started)
+
+    async def _stream(self, job: Claimed, events: EventStream, usage: UsageCounter) -> Outcome:
+        request = _read_payload(job)
+        loaded = self.catalogue.graphs[job.graph]
+        thread_id = job.record.get(b"thread_id")
+        config = _run_config(job, request, usage)
+        limit = (request.get("limits") or {}).get("seconds") or self.job_timeout_seconds or None
+        saver = await self.threads.saver() if thread_id is not None else None
+        try:
+            async with asyncio.timeout(limit) as clock, loaded.open(config, saver) as graph:
+                given = coerce_messages(request.get("input"), loaded.message_fields)
+                if saver is not None and job.attempt > 1:
+                    done = await _already_done(graph, config, job)
+                    given = None if done else given
+                modes = list(dict.fromkeys(["values", *(request.get("stream") or ["updates"])]))
+                wanted = set(request.get("stream") or ["updates"])
+                last: Any = None
+                async for namespace, mode, chunk in graph.astream(
+                    given,
+                    config,
+                    context=request.get("context"),
+                    stream_mode=modes,  # type: ignore[arg-type]
+                    subgraphs=True,
+                    **({"durability": "sync"} if saver is not None else {}),
+                ):
+                    if mode == "values" and not namespace:
+                        last = chunk
+                    if mode in wanted:
+                        events.add(mode, _event_data(namespace, chunk))
+                if last is None and saver is not None:
+                    last = (await graph.aget_state(config)).values
+        except TimeoutError as error:
+            if not clock.expired():
+                raise
+            raise JobFailed("timeout", f"the attempt ran longer than {limit:g} seconds") from error
+        return self._outcome(graph, last)
+
+    def _outcome(self, graph: AnyGraph, values: Any) -> Outcome:
+        interrupts = values.get("__interrupt__") if isinstance(values, dict) else None
+        if interrupts:
+            asked = [{"id": interrupt.id, "value": interrupt.value} for interrupt in interrupts]
+            return Outcome(b"", to_json(asked))
+        if isinstance(values, dict) and isinstance(graph.output_channels, list | tuple):
+            values = {name: values[name] for name in graph.output_channels if name in values}
+        output = to_json(values)
+        if self.max_output_bytes and len(output) > self.max_output_bytes:
+            raise JobFailed("output_too_large", f"the output has {len(output)} bytes, more than {self.max_output_bytes}")
+        return Outcome(output)
+
+    async def _succeed(self, writer: FencedWriter, events: EventStream, usage: UsageCounter, outcome: Outcome) -> None:
+        fields = usage.fields()
+        if outcome.interrupts is not None:
+            fields["interrupts"] = outcome.interrupts
+            await writer.finish("interrupted", fields=fields, events=await events.close())
+            self._count(writer.job, "interrupted")
+        else:
+            await writer.finish("succeeded", output=outcome.output, fields=fields, events=await events.close())
+            self._count(writer.job, "succeeded")
+
+    async def _fail(self, writer: FencedWriter, events: EventStream, usage: UsageCounter, failure: Failure) -> None:
+        job, error = writer.job, failure.error
+        body = orjson.dumps(error.model_dump())
+        tries, allowed = int(job.record[b"tries"]), int(job.record[b"max_attempts"])
+        logger.info("attempt failed", error=error.type, code=error.code, node=error.node, retryable=error.retryable)
+        if error.retryable and tries < allowed:
+            delay = backoff_seconds(tries, failure.retry_after_seconds)
+            status = await writer.release("backoff", delay_seconds=delay, error=body, events=await events.close())
+        else:
+            fields = {"error": body, **usage.fields()}
+            await writer.finish("failed", fields=fields, events=await events.close())
+            status = "failed"
+        if status in ("failed", "cancelled"):
+            self._count(job, status)
+
+    async def _stopped(self, reason: EndReason, writer: FencedWriter, events: EventStream, usage: UsageCounter) -> None:
+        if reason is EndReason.GONE:
+            await events.close()
+            raise LeaseLost(writer.job.ref)
+        if reason is EndReason.CANCEL:
+            await writer.finish("cancelled", fields=usage.fields(), events=await events.close())
+            self._count(writer.job, "cancelled")
+            return
+        status = await writer.release("hand_back", events=await events.close())
+        logger.info("job handed back", status=status)
+        if status == "cancelled":
+            self._count(writer.job, status)
+
+    @staticmethod
+    def _count(job: Claimed, status: str) -> None:
+        JOBS_ENDED.labels(job.graph, status).inc()
+        logger.info("job ended", status=status)
+
+
+def _read_payload(job: Claimed) -> dict[str, Any]:
+    try:
+        request = orjson.loads(job.payload)
+    except orjson.JSONDecodeError as error:
+        raise JobFailed("unreadable_record", "the job's input could not be read") from error
+    if not isinstance(request, dict):
+        raise JobFailed("unreadable_record", "the job's input could not be read")
+    return request
+
+
+def _run_config(job: Claimed, request: dict[str, Any], usage: UsageCounter) -> RunnableConfig:
+    asked = request.get("config") or {}
+    configurable = {
+        name: value
+        for name, value in (asked.get("configurable") or {}).items()
+        if name not in RESERVED_CONFIGURABLE and not name.startswith("__")
+    }
+    thread_id = job.record.get(b"thread_id")
+    if thread_id is not None:
+        configurable["thread_id"] = f"{job.tenant}:{thread_id.decode()}"
+    config: RunnableConfig = {
+        "configurable": configurable,
+        "metadata": {"job_id": job.id, "round": int(job.record[b"round"])},
+        "callbacks": [usage],
+        "tags": asked.get("tags") or [],
+    }
+    steps = (request.get("limits") or {}).get("steps") or asked.get("recursion_limit")
+    if steps:
+        config["recursion_limit"] = steps
+    return config
+
+
+async def _already_done(graph: AnyGraph, config: RunnableConfig, job: Claimed) -> bool:
+    """Whether an earlier attempt of this job has put its input into the thread: then the graph goes on from there."""
+    snapshot = await graph.aget_state(config)
+    return bool(snapshot.metadata) and (snapshot.metadata or {}).get("job_id") == job.id
+
+
+def _event_data(namespace: tuple[str, ...], chunk: Any) -> Any:
+    return {"namespace": list(namespace), "data": chunk} if namespace else chunk
+
+
