@@ -6,17 +6,18 @@ export UV_CACHE_DIR ?= $(CURDIR)/.tools/cache
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport VIRTUAL_ENV
 
-SHELL := /bin/sh
 RUN := .venv/bin/python -m
 OWN_UV := .tools/uv/bin/uv
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(OWN_UV))
-INTERPRETER := $(shell $(PYTHON) -c 'import sys; print(sys.executable if sys.version_info >= (3, 11) else "")' 2>/dev/null)
-# Inside .venv, so that it goes with it; named after the interpreter, so that another one is noticed.
-SYNCED := .venv/.synced$(subst /,-,$(INTERPRETER))
+# The interpreter itself, also where $(PYTHON) is a link or an activated environment's; empty where it is too old.
+INTERPRETER := $(shell $(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.executable) if sys.version_info >= (3, 11) else "")' 2>/dev/null)
+# In .venv, so that it goes with it, and named after the interpreter, so that another one is noticed.
+SYNCED := .venv/.synced-$(shell echo "$(INTERPRETER)" | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run gateway worker test lint types bench chaos deploy-test clean python
+.PHONY: help setup run gateway worker test lint types bench chaos deploy-test clean interpreter
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,17 +58,24 @@ clean: ## Remove what was installed, cached and reported; data/ and .env stay
 	rm -rf .venv .tools reports .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(SYNCED): pyproject.toml uv.lock | python $(filter $(OWN_UV),$(UV))
+$(SYNCED): pyproject.toml uv.lock | interpreter $(filter $(OWN_UV),$(UV))
+	@echo "Installing the locked packages into .venv"
 	@$(UV) sync --quiet --locked --python "$(INTERPRETER)"
 	@touch $@
 
-python:
-	@test -n "$(INTERPRETER)" || { \
-	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is none: install one, or name it: make PYTHON=python3.12 …" >&2; exit 2; }
+interpreter:
+	@test -n "$(INTERPRETER)" || { echo "Python 3.11 or newer is needed, and $(PYTHON) is none: \
+	install one, or name it: make PYTHON=python3.12 …" >&2; exit 2; }
 
-$(OWN_UV): | python
+# The second way is for Debian's bare python3, which makes no environments but may have pip.
+$(OWN_UV): | interpreter
 	@echo "Installing uv into .tools/uv"
 	@rm -rf .tools/uv
-	@( $(INTERPRETER) -m venv .tools/uv >/dev/null 2>&1 && .tools/uv/bin/python -m pip install --quiet --no-cache-dir uv ) \
-	  || ( $(INTERPRETER) -m pip --version >/dev/null 2>&1 && $(INTERPRETER) -m pip install --quiet --no-cache-dir --target .tools/uv uv ) \
-	  || { echo "uv could not be installed. Where pip is missing: apt install python3-venv (Debian, Ubuntu), or get uv itself from https://docs.astral.sh/uv/" >&2; exit 2; }
+	@if "$(INTERPRETER)" -m venv .tools/uv >/dev/null 2>&1; then \
+	  .tools/uv/bin/python -m pip install --quiet --no-cache-dir uv; \
+	elif "$(INTERPRETER)" -m pip --version >/dev/null 2>&1; then \
+	  "$(INTERPRETER)" -m pip install --quiet --no-cache-dir --target .tools/uv uv; \
+	else \
+	  echo "Python has no way to install uv. Give it one (Debian, Ubuntu: apt install python3-venv), \
+	or install uv itself: https://docs.astral.sh/uv/" >&2; exit 2; \
+	fi

@@ -1,7 +1,7 @@
 """Who calls, and under which host name: decided once, before anything else looks at a request.
 
-Until API keys exist there is nobody to let in: with AUTH_REQUIRED all but the health routes answer 401. Without it everyone
-is the tenant `default`, and a credential that is presented anyway is ignored.
+Until API keys exist there is nobody to let in: with AUTH_REQUIRED all but the health routes answer 401. Without it
+everyone is the tenant `default`, and a credential that is presented anyway is ignored.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Gate:
         if scope["path"] in OPEN_PATHS:
             return None
         if self.allowed_hosts and not any(_matches(_host(scope), allowed) for allowed in self.allowed_hosts):
-            return Problem("host_not_allowed", "This service does not answer to this host name; ALLOWED_HOSTS lists its names.")
+            return Problem("host_not_allowed", "This service does not go by this host name: use one from ALLOWED_HOSTS.")
         if self.auth_required:
             detail = "Authentication is required, and this service has no API keys yet."
             return Problem("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})

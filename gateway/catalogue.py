@@ -32,9 +32,9 @@ class Graph:
         return str(self.entry["id"])
 
     @property
-    def ever_loaded(self) -> bool:
-        """Whether there is more of it than the error that kept it from loading."""
-        return "input_schema" in self.entry
+    def never_loaded(self) -> bool:
+        """Whether there is nothing of it but the error that kept it from loading."""
+        return self.entry.get("error") is not None and "input_schema" not in self.entry
 
     def check(self, part: str, value: Any) -> None:
         """Check a job's `input` or `context` against the graph's schema. Raises `Problem` (`invalid_input`)."""
@@ -57,7 +57,7 @@ class Graph:
             # offline: a schema comes from a graph's code, and must not make this process fetch anything.
             return jsonschema_rs.validator_for(schema, offline=True, mask="this value")
         except Exception as error:
-            logger.warning("a graph's schema cannot be used: any value is accepted", graph=self.id, part=part, error=str(error))
+            logger.warning("schema cannot be used: any value is accepted", graph=self.id, part=part, error=str(error))
             return None
 
 
@@ -68,7 +68,7 @@ class Catalogue:
         self.registry = registry
         self._graphs: dict[str, Graph] = {}
         self._current = False
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
 
     def invalidate(self) -> None:
         """The graphs may have changed: read them before they are used again."""
@@ -92,25 +92,30 @@ class Catalogue:
         if graph is None:
             detail = f"There is no graph {graph_id}. GET /api/v1/graphs lists those that workers have published."
             raise Problem("unknown_graph", detail, errors=[{"pointer": "/graph", "detail": "unknown graph"}])
-        if not graph.ever_loaded:
-            detail = f"The graph {graph_id} fails to load. GET /api/v1/graphs/{graph_id} has the error; a worker's log has more."
+        if graph.never_loaded:
+            detail = f"The graph {graph_id} fails to load: see GET /api/v1/graphs/{graph_id}, and the workers' logs."
             raise Problem("graph_failed_to_load", detail, errors=[{"pointer": "/graph", "detail": "failed to load"}])
         return graph
 
     async def _read(self) -> None:
-        async with self._reading:
-            self._current = True  # before the read: what changes from now on invalidates it
-            try:
-                entries = await self.registry.catalogue()
-            except BaseException:
-                self._current = False
-                raise
-            # A graph that is as it was keeps its compiled schemas.
-            known = self._graphs
-            self._graphs = {
-                graph_id: known[graph_id] if graph_id in known and known[graph_id].entry == entry else Graph(entry)
-                for graph_id, entry in entries.items()
-            }
+        # Requests that come meanwhile share the read that is under way.
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._fetch())
+        await asyncio.shield(self._reading)
+
+    async def _fetch(self) -> None:
+        self._current = True  # before the read: what changes from now on invalidates it
+        try:
+            entries = await self.registry.catalogue()
+        except BaseException:
+            self._current = False
+            raise
+        # A graph that is as it was keeps its compiled schemas.
+        known = self._graphs
+        self._graphs = {
+            graph_id: known[graph_id] if graph_id in known and known[graph_id].entry == entry else Graph(entry)
+            for graph_id, entry in entries.items()
+        }
 
 
 def _describe(part: str, error: jsonschema_rs.ValidationError) -> dict[str, str]:
@@ -122,7 +127,7 @@ def _describe(part: str, error: jsonschema_rs.ValidationError) -> dict[str, str]
 
 
 def _most_telling(error: jsonschema_rs.ValidationError) -> jsonschema_rs.ValidationError:
-    """Of a value that fits none of several alternatives: the error deepest inside the value, from where it nearly fitted."""
+    """Of a value that fits none of several alternatives: the error deepest inside it, where it nearly fitted."""
     kinds = jsonschema_rs.ValidationErrorKind
     if not isinstance(error.kind, (kinds.AnyOf, kinds.OneOfNotValid)):
         return error

@@ -99,8 +99,9 @@ def lock_data_dir(data_dir: Path) -> LockFile:
 def end_orphans(children: Mapping[str, int]) -> None:
     """Kill the gateway and the worker that a killed `--dev` has noted and left behind."""
     for module, pid in children.items():
-        asked = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
-        if asked.stdout.strip().endswith(f"-m {module}"):  # else its process id has gone to a stranger
+        question = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+        command = subprocess.run(question, capture_output=True, text=True, check=False).stdout  # noqa: S603
+        if command.strip().endswith(f"-m {module}"):  # else its process id has gone to a stranger
             os.kill(pid, signal.SIGKILL)
 
 
@@ -131,6 +132,7 @@ def dev_environment(settings: Settings, host: str, redis_url: str) -> dict[str, 
         "HOST": host,
         "AUTH_REQUIRED": "false",
         "GATEWAY_WORKERS": "1",
+        "GATEWAY_RECYCLE_REQUESTS": "0",
         "REDIS_URL": redis_url,
         "SECRET_KEY": settings.secret_key.get_secret_value()
         if settings.secret_key
@@ -245,7 +247,7 @@ class _Dev:
     async def _reload(self) -> None:
         async def changed(paths: set[Path]) -> None:
             names = sorted(set().union(*map(affected, paths)))
-            _say(f"{min(paths).name} changed: {' and '.join(names)} start again")
+            _say(f"{min(paths).name} changed: restarting {' and '.join(names)}")
             await asyncio.gather(*(self.children[name].restart() for name in names))
 
         try:

@@ -68,8 +68,10 @@ class JSONRequest(Request):
         return body
 
     async def json(self) -> Any:
-        """The body's JSON. Raises `Problem`."""
-        return parse_json(await self.body())
+        """The body's JSON, parsed once. Raises `Problem`."""
+        if not hasattr(self, "_json"):
+            self._json = parse_json(await self.body())
+        return self._json
 
 
 class JSONRoute(APIRoute):

@@ -90,7 +90,8 @@ def _wrong_ends(redis: Redis, jobs: dict[str, Record]) -> Iterator[str]:
 
 
 def _wrong_indexes(redis: Redis, jobs: dict[str, Record]) -> Iterator[str]:
-    """Each job has one entry, of its own status and creation time, and one in its thread's index."""
+    """Each job has one entry, of its own status and creation time, and one in its thread's index, if its thread is known."""
+    unknown = {ref for ref, job in jobs.items() if "unreadable_record" in job.get("error", "") and "thread" not in job}
     for short, wanted in (
         ("index", {(ref, (job["graph"], job["status"]), job["created_at"]) for ref, job in jobs.items()}),
         ("index_thread", {(r, (job["thread"],), job["created_at"]) for r, job in jobs.items() if "thread" in job}),
@@ -99,7 +100,9 @@ def _wrong_indexes(redis: Redis, jobs: dict[str, Record]) -> Iterator[str]:
         for name in _names(redis, short):
             tenant, *rest = name.removeprefix(KEYS[short]).split(":")
             for member, score in redis.zrange(name, 0, -1, withscores=True):
-                found.append((f"{tenant}:{member.decode()}", tuple(rest), f"{score:.0f}"))
+                ref = f"{tenant}:{member.decode()}"
+                if short == "index" or ref not in unknown:
+                    found.append((ref, tuple(rest), f"{score:.0f}"))
         if sorted(found) != sorted(wanted):
             yield f"{short} has {sorted(found)}, the records say {sorted(wanted)}"
 

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import certifi
 import httpcore
@@ -119,10 +119,42 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in addresses[:MAX_ADDRESSES]:
             try:
-                return await self._tcp.connect_tcp(str(address), port, CONNECT_SECONDS, local_address, socket_options)
+                stream = await self._tcp.connect_tcp(str(address), port, CONNECT_SECONDS, local_address, socket_options)
+                return _ClosingStream(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
+
+
+class _ClosingStream(httpcore.AsyncNetworkStream):
+    """A connection that is closed when its TLS handshake is cancelled; httpcore's own stays open, one for each try."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except asyncio.CancelledError:
+            await self._stream.aclose()
+            raise
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 async def _read_start(response: httpcore.Response, kept: bytearray) -> None:
@@ -164,5 +196,5 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, httpcore.ConnectTimeout | TimeoutError):
         return f"no connection within {CONNECT_SECONDS:g} s"
     if isinstance(error, OSError) and error.errno:
-        return f"the connection failed: {os.strerror(error.errno)}"  # not error.strerror, which asyncio puts addresses into
+        return f"the connection failed: {os.strerror(error.errno)}"  # asyncio puts addresses into error.strerror
     return str(error) or type(error).__name__

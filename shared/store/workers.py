@@ -53,6 +53,8 @@ class KeeperStore:
 
     def wait_for_control(self, timeout: float) -> tuple[str, int] | None:
         """The next (ref, attempt) to cancel, or None after `timeout` seconds."""
+        if timeout <= 0:  # to Redis 0 is forever
+            return None
         with store_errors():
             answer: Any = self.redis.blpop([key("control", self.worker)], timeout=timeout)
         if answer is None:

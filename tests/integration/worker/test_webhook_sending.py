@@ -1,4 +1,4 @@
-"""Webhooks over real HTTP and TLS on loopback, to receivers that behave and to receivers that do not, out of a real store."""
+"""Webhooks over real HTTP and TLS on loopback, out of a real store, to receivers that behave and receivers that do not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from standardwebhooks import Webhook
 from shared.settings import Network, Settings, load_settings
 from shared.signing import default_secret, seal
 from shared.store import DeliveryStore, JobStore, NewJob, connect
+from shared.store.keys import key
 from tests.receivers import Receiver, Reply
 from tests.servers import SECRET_KEY, Valkey
 from worker.delivery_http import Answer, DeliveryClient
@@ -61,14 +62,16 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
-async def post(url: str, *, timeout: float = 5, allow: list[Network] = LOOPBACK, tls: ssl.SSLContext | None = None) -> Answer:
-    async with DeliveryClient(allow, timeout_seconds=timeout, ssl_context=tls) as client:
+async def post(
+    url: str, *, within: float = 5, allow: list[Network] = LOOPBACK, tls: ssl.SSLContext | None = None
+) -> Answer:
+    async with DeliveryClient(allow, timeout_seconds=within, ssl_context=tls) as client:
         return await client.post(url, {"webhook-id": "m1"}, b'{"hello":"world"}')
 
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Let every look-up answer with the next of these lists of addresses, the last one for ever; gives what was asked."""
+    """Let each look-up answer with the next of these lists of addresses, then with the last; gives what was asked."""
     real = socket.getaddrinfo
 
     def answer_with(*answers: list[str]) -> list[str]:
@@ -126,26 +129,40 @@ async def test_a_dropped_connection_is_an_error_in_words(receiver: Receiver) -> 
 async def test_a_slow_receiver_is_given_up_at_the_deadline(receiver: Receiver) -> None:
     receiver.reply(Reply(delay=30))
     began = time.monotonic()
-    assert await post(receiver.url, timeout=0.4) == Answer(error="no answer within 0.4 s")
+    assert await post(receiver.url, within=0.4) == Answer(error="no answer within 0.4 s")
     assert 0.4 <= time.monotonic() - began < 3
 
 
 async def test_a_receiver_that_accepts_and_never_reads_is_given_up_at_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        answer = await post(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.4)
+        answer = await post(f"http://127.0.0.1:{silent.getsockname()[1]}/", within=0.4)
     assert answer == Answer(error="no answer within 0.4 s")
 
 
 async def test_a_tls_handshake_that_never_ends_is_given_up_at_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        answer = await post(f"https://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.4)
+        answer = await post(f"https://127.0.0.1:{silent.getsockname()[1]}/", within=0.4)
     assert answer == Answer(error="no answer within 0.4 s")
+
+
+async def test_a_try_that_was_given_up_leaves_no_connection_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(5)
+        port = silent.getsockname()[1]
+        async with DeliveryClient(LOOPBACK, timeout_seconds=0.2, ssl_context=ssl.create_default_context()) as client:
+            for scheme in ("http", "https"):
+                await client.post(f"{scheme}://127.0.0.1:{port}/", {}, b"{}")
+                connection, _ = silent.accept()
+                with connection:
+                    connection.settimeout(5)
+                    while await asyncio.to_thread(connection.recv, 4096):
+                        pass  # up to the end of the connection, or TimeoutError
 
 
 async def test_a_status_counts_though_the_body_never_comes(receiver: Receiver) -> None:
     receiver.reply(Reply(200, stall=True))
     began = time.monotonic()
-    assert await post(receiver.url, timeout=0.4) == Answer(200, None, "", "no end of the answer within 0.4 s")
+    assert await post(receiver.url, within=0.4) == Answer(200, None, "", "no end of the answer within 0.4 s")
     assert time.monotonic() - began < 3
 
 
@@ -210,7 +227,17 @@ async def test_proxies_in_the_environment_are_ignored(receiver: Receiver, monkey
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "2130706433", "0177.0.0.1", "127.1", "[::ffff:127.0.0.1]", "[::1]", "localhost", "me@127.0.0.1", "0.0.0.0"],
+    [
+        "127.0.0.1",
+        "2130706433",
+        "0177.0.0.1",
+        "127.1",
+        "[::ffff:127.0.0.1]",
+        "[::1]",
+        "localhost",
+        "me@127.0.0.1",
+        "0.0.0.0",
+    ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_loopback_is_refused_in_every_form_without_a_connection(
@@ -270,7 +297,7 @@ async def test_a_look_up_that_hangs_is_given_up_at_the_deadline(monkeypatch: pyt
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    assert await post("https://slow.test/", timeout=0.3) == Answer(error="no answer within 0.3 s")
+    assert await post("https://slow.test/", within=0.3) == Answer(error="no answer within 0.3 s")
 
 
 async def test_a_dead_address_is_passed_over_for_the_next(receiver: Receiver, names: Callable[..., list[str]]) -> None:
@@ -392,17 +419,18 @@ class Finishing:
         (document,) = await store.of_job("acme", job_id)
         return orjson.loads(orjson.dumps(document))  # type: ignore[no-any-return]
 
-    async def after(self, job_id: str, attempts: int, timeout: float = 10) -> dict[str, Any]:
+    async def after(self, job_id: str, attempts: int, within: float = 10) -> dict[str, Any]:
         """The delivery, once it has had so many attempts."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + within
         while len((document := await self.delivery(job_id))["attempts"]) < attempts:
-            assert time.monotonic() < deadline, f"no {attempts} attempts within {timeout} s: {document}"
+            assert time.monotonic() < deadline, f"no {attempts} attempts within {within} s: {document}"
             await asyncio.sleep(0.01)
         return document
 
     async def make_due(self, job_id: str) -> None:
         """As if the time of the next try had come."""
-        await self.redis.zadd("mas:deliveries-due", {f"acme:{job_id}.1.succeeded": 0}, xx=True)
+        await self.redis.zadd(key("deliveries_due"), {f"acme:{job_id}.1.succeeded": 0}, xx=True)
+        await self.redis.rpush(key("deliveries_wake"), "1")  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -467,7 +495,7 @@ async def test_the_first_retry_comes_by_itself_after_five_seconds(
     await finishing.end_job("j1", receiver.url)
     delivery = await finishing.after("j1", 1)
     due = datetime.fromisoformat(delivery["next_attempt_at"]).timestamp()
-    first, second = receiver.wait_for(2, timeout=10)
+    first, second = receiver.wait_for(2)
     assert 4.5 <= second.at - first.at <= 6.5
     assert abs(second.at - due) < 1
     assert (await finishing.after("j1", 2))["status"] == "delivered"
@@ -597,7 +625,10 @@ async def test_a_sender_lives_through_an_outage_of_redis(receiver: Receiver, tmp
         valkey.restart()
         await finishing.end_job("after", receiver.url)
         assert (await finishing.after("after", 1))["status"] == "delivered"
-        assert [request.headers["webhook-id"] for request in receiver.requests] == ["before.1.succeeded", "after.1.succeeded"]
+        assert [request.headers["webhook-id"] for request in receiver.requests] == [
+            "before.1.succeeded",
+            "after.1.succeeded",
+        ]
     finally:
         assert sender.stop(5)
         await redis.aclose()

@@ -73,6 +73,13 @@ async def _count(state: Counted) -> dict:
 counted = _chain(Counted, count=_count)
 
 
+def _last(state: Counted) -> dict:
+    return {"file": state["file"]}
+
+
+two_counted = _chain(Counted, count=_count, last=_last)
+
+
 class Faulty(TypedDict, total=False):
     message: str
 

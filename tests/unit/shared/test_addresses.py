@@ -294,7 +294,9 @@ async def test_http_to_a_name_is_decided_by_what_it_resolves_to(names: Callable[
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "[::1]", "[::ffff:127.0.0.1]", "localhost", "localhost:9000"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.8.8.8", "[::1]", "[::ffff:127.0.0.1]", "localhost", "localhost:9000"]
+)
 def test_loopback_is_taken_where_its_networks_are_allowed(scheme: str, host: str) -> None:
     check_url(f"{scheme}://{host}/hook", LOOPBACK)
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -57,7 +57,7 @@ class Finished:
 
 @dataclass
 class InMemoryDeliveries:
-    """Gives each waiting delivery out once. `broken` fails that many of the next calls, as Redis does when it is away."""
+    """Gives each waiting delivery out once. `broken` fails that many of the next calls, as when Redis is away."""
 
     waiting: list[ClaimedDelivery] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
@@ -89,7 +89,7 @@ class InMemoryDeliveries:
         self._call("wait")
         ends = time.monotonic() + timeout
         try:
-            while not self.waiting and time.monotonic() < ends:
+            while not self.waiting and time.monotonic() < ends:  # noqa: ASYNC110 - filled from the test's thread
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             self.calls["wait cancelled"] += 1
@@ -137,7 +137,7 @@ class Network:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
-            while not self.hold.is_set():
+            while not self.hold.is_set():  # noqa: ASYNC110 - set from the test's thread
                 await asyncio.sleep(0.005)
         finally:
             self.now -= 1
@@ -340,7 +340,12 @@ def test_the_log_names_delivery_job_and_worker_and_never_the_content(
         assert sender.stop(5)
     (line,) = lines
     assert line["event"] == "webhook_tried"
-    assert (line["delivery"], line["job"], line["worker"], line["outcome"]) == ("j1.1.succeeded", "j1", "w1", "delivered")
+    assert (line["delivery"], line["job"], line["worker"], line["outcome"]) == (
+        "j1.1.succeeded",
+        "j1",
+        "w1",
+        "delivered",
+    )
     for secret in (OWN_SECRET, default_secret(SECRET_KEY, "acme"), "hush", "42", "the receiver's words"):
         assert secret not in str(line)
 

@@ -168,6 +168,7 @@ async def test_what_can_be_saved_of_a_record_is_kept(queue: JobQueue) -> None:
     await queue.submit("a", thread_id="t", fields={"webhook_url": "https://example.com/hook", "metadata": '{"n":1}'})
     await queue.submit("b", thread_id="t")
     await garble(queue.redis, "acme:a", "v")
+    await queue.claim()
     assert await queue.claim_ids() == ["b"]
     assert (await queue.record("a"))["metadata"] == '{"n":1}'
     assert await queue.delivery_types("a") == ["job.failed"]

@@ -1,0 +1,122 @@
+"""`python -m bench` (or `make bench`): measures everything in one run on this machine, prints the table and keeps it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import redis
+
+from bench.claims import measure as claims
+from bench.processes import ROOT, gateway, until, valkey, worker, workers_ready
+
+RESULTS = ROOT / "bench" / "results.md"
+Row = tuple[str, str, str]
+
+
+def child(module: str, *args: str | int) -> dict[str, float]:
+    """Run a measuring process of ours and read the JSON it prints."""
+    command = [sys.executable, "-m", module, *map(str, args)]
+    answer: dict[str, float] = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    return answer
+
+
+def finished(url: str, before: int, jobs: int) -> None:
+    with redis.Redis.from_url(url) as client:
+        until(
+            lambda: int(client.zcard("mas:index:default:two_nodes:succeeded")) >= before + jobs,  # type: ignore[arg-type]
+            180,
+            "not all jobs ended",
+        )
+
+
+def drained_per_second(url: str, base: str, jobs: int, workers: int, folder: Path) -> float:
+    """Finished jobs/s of a backlog: the jobs wait, then the workers (imports done, held back by an empty queue) get them at once."""
+    with ExitStack() as running, redis.Redis.from_url(url) as client:
+        for _ in range(workers):
+            running.enter_context(worker(url, folder / "worker.log", WORKER_ROLES="jobs"))
+        workers_ready(url, workers)
+        child("bench.load", "submit", base, 100, 8)  # warm
+        until(lambda: not client.zcard("mas:leases") and not client.zcard("mas:index:default:two_nodes:queued"), 30, "warm")
+        before = int(client.zcard("mas:index:default:two_nodes:succeeded"))  # type: ignore[arg-type]
+        started = time.perf_counter()
+        child("bench.load", "batches", base, jobs, 500)
+        finished(url, before, jobs)
+        return jobs / (time.perf_counter() - started)
+
+
+def run(repeats: int, jobs: int) -> list[Row]:
+    """All figures: what, the median with its least and most, the ratio it stands for."""
+    rows: list[Row] = []
+
+    def note(what: str, values: list[float], unit: str, ratio: str = "") -> float:
+        middle = statistics.median(values)
+        rows.append((what, f"{middle:,.1f} {unit} ({min(values):,.1f} to {max(values):,.1f})", ratio))
+        print(f"{what}: {rows[-1][1]} {ratio}", flush=True)
+        return middle
+
+    with tempfile.TemporaryDirectory() as name, valkey(Path(name)) as url:
+        folder = Path(name)
+        bare = [child("bench.bare", 1000) for _ in range(repeats)]
+        bare_rate = note("bare graph, one process", [one["per_second"] for one in bare], "runs/s")
+        bare_p50 = note("bare graph, p50", [one["p50"] * 1000 for one in bare], "ms")
+        with gateway(url, folder / "gateway.log") as base:
+            submits = [child("bench.load", "submit", base, 2000, 32)["per_second"] for _ in range(repeats)]
+            note("submits over 32 connections, one gateway", submits, "jobs/s")
+            batched = [child("bench.load", "batches", base, 5000, 500)["per_second"] for _ in range(repeats)]
+            note("submits in batches of 500", batched, "jobs/s")
+            for workers in (1, 2):
+                rates = []
+                for _ in range(repeats):
+                    with redis.Redis.from_url(url) as client:
+                        client.flushall()
+                    rates.append(drained_per_second(url, base, jobs, workers, folder))
+                rate = statistics.median(rates)
+                note(f"finished, {workers} worker(s)", rates, "jobs/s", f"{rate / bare_rate:.2f} of the bare graph")
+            with worker(url, folder / "worker.log", WORKER_ROLES="jobs"):
+                workers_ready(url, 1)
+                idle = [child("bench.load", "latency", base, 200) for _ in range(repeats)]
+            p50 = statistics.median(one["p50"] * 1000 for one in idle)
+            note("idle, submit and wait, p50", [one["p50"] * 1000 for one in idle], "ms", f"bare graph + {p50 - bare_p50:.1f} ms")
+            note("idle, submit and wait, p95", [one["p95"] * 1000 for one in idle], "ms")
+        for workers in (1, 2, 4, 8):
+            ours = [claims(url, "leased", workers, folder / "noop.log") for _ in range(repeats)]
+            theirs = [claims(url, "arq", workers, folder / "noop.log") for _ in range(repeats)]
+            ratio = statistics.median(ours) / statistics.median(theirs)
+            note(f"no-op jobs, {workers} worker(s), leased", ours, "jobs/s", f"{ratio:.1f} x plain arq")
+            note(f"no-op jobs, {workers} worker(s), plain arq", theirs, "jobs/s")
+    return rows
+
+
+def write(rows: list[Row], repeats: int) -> None:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=False).stdout
+    header = [
+        "# Results",
+        "",
+        f"Commit {commit.decode().strip() or '?'}, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()}, Python "
+        f"{platform.python_version()}. Valkey with `appendonly yes`, `appendfsync always`; load, gateway, workers and Valkey share the "
+        f"cores. Median of {repeats} runs, least and most in brackets. Made by `make bench`; only ratios travel between machines.",
+        "",
+        "| what | figure | ratio |",
+        "| --- | --- | --- |",
+    ]
+    RESULTS.write_text("\n".join([*header, *(f"| {' | '.join(row)} |" for row in rows), ""]))
+    print(f"kept in {RESULTS.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--jobs", type=int, default=2000)
+    asked = options.parse_args()
+    write(run(asked.repeats, asked.jobs), asked.repeats)

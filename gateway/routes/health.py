@@ -1,0 +1,70 @@
+"""`/health`: for probes and load balancers. No credential is needed, and no host name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+
+from gateway.documents import Alive, HealthDocument, answers
+from gateway.limits import JSONRoute, answered_in_time
+from gateway.redis_safety import unsafe_settings
+from gateway.routes.answer import json_answer
+from gateway.services import Services, services
+from shared.records import API
+from shared.store import StoreError
+from shared.store.errors import store_errors
+
+router = APIRouter(prefix=f"{API}/health", tags=["health"], route_class=JSONRoute)
+ServicesOf = Annotated[Services, Depends(services)]
+_DEGRADED = "It works, but Redis may lose or refuse jobs"
+
+
+@router.get(
+    "/live",
+    summary="Is this process alive?",
+    description="Asks nothing of anyone else: where this does not answer, restart the process.",
+    responses=answers(200, Alive, "It is.", uses_store=False),
+)
+async def get_live() -> Response:
+    return json_answer({"status": "ok"})
+
+
+@router.get(
+    "/ready",
+    summary="Can this process serve?",
+    description="Whether Redis answers: where it does not, send requests elsewhere.",
+    responses=answers(200, Alive, "It can."),
+)
+async def get_ready(services: ServicesOf) -> Response:
+    with store_errors():
+        await services.redis.ping()
+    return json_answer({"status": "ok"})
+
+
+@router.get(
+    "",
+    summary="How is the service?",
+    description="Its parts, each `ok`, `degraded` or `down`, and the worst of them. A 503 here is this document too.",
+    responses={
+        **answers(200, HealthDocument, "It serves, `ok` or `degraded`."),
+        503: {"model": HealthDocument, "description": "It is `down`."},
+    },
+)
+async def get_health(services: ServicesOf) -> Response:
+    try:
+        async with answered_in_time():
+            unsafe = await unsafe_settings(services.redis)
+            workers = await services.registry.workers()
+    except StoreError:
+        down = {"status": "down", "detail": "Redis cannot be reached."}
+        unknown = {"status": "down", "detail": "Unknown while Redis is away."}
+        return json_answer({"status": "down", "parts": {"redis": down, "workers": unknown}}, 503)
+    redis: dict[str, Any] = {"status": "ok"}
+    if unsafe:
+        redis = {"status": "degraded", "detail": f"{_DEGRADED}: {'; '.join(unsafe)}."}
+    at_work: dict[str, Any] = {"status": "ok", "count": len(workers)}
+    if not workers:
+        at_work |= {"status": "degraded", "detail": "No worker is running: jobs are accepted and wait."}
+    status = "ok" if redis["status"] == at_work["status"] == "ok" else "degraded"
+    return json_answer({"status": status, "parts": {"redis": redis, "workers": at_work}})

@@ -1,0 +1,125 @@
+"""From a client's request to the job that goes into the queue: the checks that need more than the request itself."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import uuid_utils
+from pydantic import BaseModel
+
+from gateway.catalogue import Catalogue, Graph
+from gateway.errors import Problem, validation_problem
+from shared.addresses import AddressRefused, check_url
+from shared.jobs import YEAR_SECONDS, JobRequest, WebhookRequest
+from shared.settings import Settings
+from shared.signing import check_secret, seal
+from shared.store import NewJob
+
+# W3C Trace Context, version 00; ids of zeros only are invalid.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Submission:
+    """Turns the requests of one caller into jobs."""
+
+    def __init__(self, settings: Settings, catalogue: Catalogue, tenant: str, traceparent: str | None) -> None:
+        self.settings = settings
+        self.catalogue = catalogue
+        self.tenant = tenant
+        self.traceparent = traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None
+        self._refused: dict[str, Problem] = {}
+
+    async def job(self, request: JobRequest, sent: Any, idempotency_key: str) -> NewJob:
+        """The job to put into the queue. Raises `Problem`, or `StoreUnavailable` where the catalogue has to be read.
+
+        `sent` is the request's JSON as it came: what tells a repeated request from another with the same key.
+        """
+        graph = await self._graph(request.graph)
+        graph.check("input", request.input)
+        if request.context is not None:
+            graph.check("context", request.context)
+        _check_run_at(request.run_at)
+        return NewJob(
+            tenant=self.tenant,
+            id=uuid_utils.uuid7().hex,
+            graph=request.graph,
+            payload=_payload(request),
+            max_attempts=request.max_attempts or self.settings.max_attempts,
+            queue=request.queue,
+            priority=request.priority,
+            delay_ms=None if request.delay_seconds is None else int(request.delay_seconds * 1000),
+            run_at_ms=None if request.run_at is None else int(request.run_at.timestamp() * 1000),
+            thread_id=request.thread_id,
+            on_busy=request.on_busy,
+            idempotency_key=idempotency_key,
+            fingerprint=_fingerprint(sent) if idempotency_key else "-",
+            fields=self._record_fields(request),
+        )
+
+    async def _graph(self, graph_id: str) -> Graph:
+        """The graph; one that is not there is looked for once, not for each job of a batch."""
+        if graph_id in self._refused:
+            raise self._refused[graph_id]
+        try:
+            return await self.catalogue.to_run(graph_id)
+        except Problem as problem:
+            self._refused[graph_id] = problem
+            raise
+
+    def _record_fields(self, request: JobRequest) -> dict[str, str | bytes]:
+        fields: dict[str, str | bytes] = {}
+        if request.metadata is not None:
+            fields["metadata"] = orjson.dumps(request.metadata)
+        if request.webhook is not None:
+            fields |= self._webhook_fields(request.webhook)
+        if self.traceparent is not None:
+            fields["traceparent"] = self.traceparent
+        return fields
+
+    def _webhook_fields(self, webhook: WebhookRequest) -> dict[str, str | bytes]:
+        try:
+            check_url(webhook.url, self.settings.webhook_allow_networks)
+        except AddressRefused as error:
+            found = {"pointer": "/webhook/url", "detail": str(error)}
+            raise Problem("webhook_refused", f"No webhook can go there: {error}.", errors=[found]) from None
+        fields: dict[str, str | bytes] = {"webhook_url": webhook.url}
+        if webhook.events is not None:
+            fields["webhook_events"] = ",".join(webhook.events)
+        if webhook.secret is not None:
+            try:
+                check_secret(webhook.secret)
+            except ValueError as error:
+                raise validation_problem([{"loc": ("body", "webhook", "secret"), "msg": str(error)}]) from None
+            fields["webhook_secret"] = seal(self.settings.require_secret_key(), webhook.secret)
+        return fields
+
+
+def _payload(request: JobRequest) -> bytes:
+    """What the worker needs: `{input, config, context, stream, limits}`, without what was not given."""
+    payload: dict[str, Any] = {"input": request.input}
+    if request.config is not None:
+        payload["config"] = _given(request.config)
+    if request.context is not None:
+        payload["context"] = request.context
+    if request.stream is not None:
+        payload["stream"] = request.stream
+    if request.limits is not None:
+        payload["limits"] = _given(request.limits)
+    return orjson.dumps(payload)
+
+
+def _given(part: BaseModel) -> dict[str, Any]:
+    return {name: value for name, value in part if value is not None}
+
+
+def _check_run_at(run_at: datetime | None) -> None:
+    if run_at is not None and run_at > datetime.now(UTC) + timedelta(seconds=YEAR_SECONDS):
+        raise validation_problem([{"loc": ("body", "run_at"), "msg": "must be at most a year from now"}])
+
+
+def _fingerprint(sent: Any) -> str:
+    return hashlib.sha256(orjson.dumps(sent, option=orjson.OPT_SORT_KEYS)).hexdigest()
