@@ -6,6 +6,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.tools/cache
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
 unexport VIRTUAL_ENV
 
 RUN := .venv/bin/python -m
@@ -58,8 +59,11 @@ clean: ## Remove what was installed, cached and reported; data/ and .env stay
 	rm -rf .venv .tools reports .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+$(SYNCED) $(OWN_UV): export TMPDIR := $(CURDIR)/.tools/tmp
+
 $(SYNCED): pyproject.toml uv.lock | interpreter $(filter $(OWN_UV),$(UV))
 	@echo "Installing the locked packages into .venv"
+	@mkdir -p "$$TMPDIR"
 	@$(UV) sync --quiet --locked --python "$(INTERPRETER)"
 	@touch $@
 
@@ -70,11 +74,11 @@ interpreter:
 # The second way is for Debian's bare python3, which makes no environments but may have pip.
 $(OWN_UV): | interpreter
 	@echo "Installing uv into .tools/uv"
-	@rm -rf .tools/uv
+	@rm -rf .tools/uv && mkdir -p "$$TMPDIR"
 	@if "$(INTERPRETER)" -m venv .tools/uv >/dev/null 2>&1; then \
 	  .tools/uv/bin/python -m pip install --quiet --no-cache-dir uv; \
 	elif "$(INTERPRETER)" -m pip --version >/dev/null 2>&1; then \
-	  "$(INTERPRETER)" -m pip install --quiet --no-cache-dir --target .tools/uv uv; \
+	  rm -rf .tools/uv && "$(INTERPRETER)" -m pip install --quiet --no-cache-dir --target .tools/uv uv; \
 	else \
 	  echo "Python has no way to install uv. Give it one (Debian, Ubuntu: apt install python3-venv), \
 	or install uv itself: https://docs.astral.sh/uv/" >&2; exit 2; \

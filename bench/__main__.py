@@ -14,7 +14,9 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psutil
 import redis
 
 from bench.claims import measure as claims
@@ -55,6 +57,20 @@ def drained_per_second(url: str, base: str, jobs: int, workers: int, folder: Pat
         return jobs / (time.perf_counter() - started)
 
 
+def gateway_cost(url: str, folder: Path) -> tuple[float, float]:
+    """Seconds from a gateway's start to its first good health answer, and its memory in MB after it has accepted 1,000 jobs."""
+    started = time.perf_counter()
+    with gateway(url, folder / "gateway.log") as base:
+        seconds = time.perf_counter() - started
+        child("bench.load", "submit", base, 1000, 32)
+        pid = next(
+            connection.pid
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == urlsplit(base).port
+        )
+        return seconds, psutil.Process(pid).memory_info().rss / 1e6
+
+
 def run(repeats: int, jobs: int) -> list[Row]:
     """All figures: what, the median with its least and most, the ratio it stands for."""
     rows: list[Row] = []
@@ -70,6 +86,8 @@ def run(repeats: int, jobs: int) -> list[Row]:
         bare = [child("bench.bare", 1000) for _ in range(repeats)]
         bare_rate = note("bare graph, one process", [one["per_second"] for one in bare], "runs/s")
         bare_p50 = note("bare graph, p50", [one["p50"] * 1000 for one in bare], "ms")
+        with worker(url, folder / "worker.log", WORKER_ROLES="jobs"):
+            workers_ready(url, 1)  # it publishes the graph
         with gateway(url, folder / "gateway.log") as base:
             submits = [child("bench.load", "submit", base, 2000, 32)["per_second"] for _ in range(repeats)]
             note("submits over 32 connections, one gateway", submits, "jobs/s")
@@ -89,6 +107,9 @@ def run(repeats: int, jobs: int) -> list[Row]:
             p50 = statistics.median(one["p50"] * 1000 for one in idle)
             note("idle, submit and wait, p50", [one["p50"] * 1000 for one in idle], "ms", f"bare graph + {p50 - bare_p50:.1f} ms")
             note("idle, submit and wait, p95", [one["p95"] * 1000 for one in idle], "ms")
+        starts, sizes = zip(*(gateway_cost(url, folder) for _ in range(repeats)), strict=True)
+        note("gateway, start to healthy", list(starts), "s")
+        note("gateway, memory after 1,000 jobs", list(sizes), "MB")
         for workers in (1, 2, 4, 8):
             ours = [claims(url, "leased", workers, folder / "noop.log") for _ in range(repeats)]
             theirs = [claims(url, "arq", workers, folder / "noop.log") for _ in range(repeats)]

@@ -133,7 +133,9 @@ def _server_config(settings: Settings) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m gateway", description="Serve the HTTP API. Settings: the environment.")
-    parser.add_argument("--dev", action="store_true", help="run it all on this machine: Valkey, a worker and the gateway")
+    parser.add_argument(
+        "--dev", action="store_true", help="run it all on this machine: Valkey, a worker and the gateway"
+    )
     commands = parser.add_subparsers(dest="command", metavar="command")
     secret = commands.add_parser("webhook-secret", help="print the secret that signs a tenant's webhooks")
     secret.add_argument("--tenant", default="default", help="default: %(default)s")

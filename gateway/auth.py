@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import Problem
@@ -46,17 +47,22 @@ class Gate:
         if scope["path"] in OPEN_PATHS:
             return None
         if self.allowed_hosts and not any(_matches(_host(scope), allowed) for allowed in self.allowed_hosts):
-            return Problem("host_not_allowed", "This service does not go by this host name: use one from ALLOWED_HOSTS.")
+            return Problem(
+                "host_not_allowed", "This service does not go by this host name: use one from ALLOWED_HOSTS."
+            )
         if self.auth_required:
             detail = "Authentication is required, and this service has no API keys yet."
             return Problem("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
         return None
 
 
-async def caller(request: Request) -> Caller:
-    """A route's dependency: who sent this request."""
+async def _caller(request: Request) -> Caller:
     found: Caller = request.scope["state"]["caller"]
     return found
+
+
+CurrentCaller = Annotated[Caller, Depends(_caller)]
+"""A route's parameter: who sent the request."""
 
 
 def _host(scope: Scope) -> str:

@@ -6,7 +6,7 @@ It is read anew when a worker publishes, when a graph is asked for that is not i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -43,7 +43,8 @@ class Graph:
             validator = self._validators[part] = self._compile(part)
         if validator is None or validator.is_valid(value):
             return
-        errors = [_describe(part, error) for error in islice(validator.iter_errors(value), MAX_ERRORS)]
+        found = (described for error in validator.iter_errors(value) for described in _describe(part, error))
+        errors = list(islice(found, MAX_ERRORS))
         detail = f"The {part} is not what the graph {self.id} takes (see GET /api/v1/graphs/{self.id}). "
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
         raise Problem("invalid_input", detail + shorten(first), errors=errors)
@@ -118,12 +119,17 @@ class Catalogue:
         }
 
 
-def _describe(part: str, error: jsonschema_rs.ValidationError) -> dict[str, str]:
+def _describe(part: str, error: jsonschema_rs.ValidationError) -> Iterator[dict[str, str]]:
+    """The error at the field that is to be changed: schemas report missing and unknown fields at their object."""
     error = _most_telling(error)
     path: Sequence[str | int] = [part, *error.instance_path]
     if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Required):
-        return {"pointer": json_pointer([*path, error.kind.property]), "detail": "this field is required"}
-    return {"pointer": json_pointer(path), "detail": shorten(error.message)}
+        yield {"pointer": json_pointer([*path, error.kind.property]), "detail": "this field is required"}
+    elif isinstance(error.kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
+        for name in error.kind.unexpected:
+            yield {"pointer": json_pointer([*path, name]), "detail": "there is no such field"}
+    else:
+        yield {"pointer": json_pointer(path), "detail": shorten(error.message)}
 
 
 def _most_telling(error: jsonschema_rs.ValidationError) -> jsonschema_rs.ValidationError:

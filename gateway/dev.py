@@ -56,6 +56,8 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before there was anything to stop
+        return 130
 
 
 def run() -> int:
@@ -64,10 +66,12 @@ def run() -> int:
         raise SettingsError("--dev needs Linux or macOS: on Windows run it inside WSL, or run the service with Docker")
     settings = load_settings(auth_required=True)  # it is switched off below, where HOST is sure to be loopback
     lock = lock_data_dir(settings.data_dir)
+    left_behind = lock.read().get("children", {})
+    lock.note(pid=os.getpid())
     try:
         if sys.platform != "linux":  # which ends them itself
-            end_orphans(lock.read().get("children", {}))
-        host = settings.host if is_loopback(settings.host) else "127.0.0.1"
+            end_orphans(left_behind)
+        host = settings.host.strip("[]") if is_loopback(settings.host) else "127.0.0.1"
         check_port(host, settings.port)
         valkey = None
         if settings.redis_url is None:
@@ -202,7 +206,8 @@ class _Dev:
         """Run until a signal asks for the end, or a process turns its settings down. Gives the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal, number)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                loop.add_signal_handler(number, self._on_signal, number)
         asked = asyncio.create_task(self.stop_asked.wait())
         keepers: list[asyncio.Task[None]] = []
         companions = [asked, asyncio.create_task(self._announce()), asyncio.create_task(self._reload())]
@@ -225,6 +230,7 @@ class _Dev:
             for child in reversed(self.children.values()):
                 await child.stop()
             await asyncio.gather(*keepers, *companions, return_exceptions=True)
+            self.lock.note()
 
     def _on_signal(self, number: int) -> None:
         # make forwards a SIGTERM that has reached us already: only a second Ctrl-C is a person's impatience.

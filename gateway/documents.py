@@ -1,4 +1,4 @@
-"""What the routes answer and refuse, as the OpenAPI page shows it. The answers themselves come straight from the store."""
+"""What the routes answer and refuse, as the OpenAPI page shows it. The answers are made straight from the store's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error the gateway answers, as a problem document (RFC 9457) with a stable `code`. docs/api.md lists the codes."""
+"""Every error that the gateway answers: a problem document (RFC 9457) with a stable `code`. docs/api.md lists them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from shared.store import StoreFull, StoreUnavailable
+from shared.store import StoreError, StoreFull
 
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 PROBLEM_JSON = "application/problem+json"
 MAX_ERRORS = 20
 MAX_TEXT = 300
@@ -51,6 +52,13 @@ CODES = {
     "internal_error": 500,
     "store_unavailable": 503,
     "store_full": 503,
+}
+# What pydantic says in words of its own.
+_IN_OUR_WORDS = {
+    "missing": "this field is required",
+    "extra_forbidden": "there is no such field",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
 }
 # The framework's own errors, by status.
 _FRAMEWORK = {
@@ -116,11 +124,25 @@ class Problem(HTTPException):
 
 def install_error_handlers(app: FastAPI) -> None:
     """Make this application answer problems only."""
-    app.add_exception_handler(Problem, _answer_problem)
-    app.add_exception_handler(HTTPException, _answer_framework_error)
-    app.add_exception_handler(RequestValidationError, _answer_validation_error)
-    app.add_exception_handler(StoreUnavailable, _answer_store_error)
-    app.add_exception_handler(StoreFull, _answer_store_error)
+
+    @app.exception_handler(Problem)
+    async def answer_problem(_: Request, problem: Problem) -> Response:
+        return problem.response()
+
+    @app.exception_handler(HTTPException)
+    async def answer_framework_error(request: Request, error: HTTPException) -> Response:
+        code, detail = _FRAMEWORK.get(error.status_code, ("bad_request", "The request could not be understood."))
+        headers = {"Allow": _allowed_methods(request)} if error.status_code == 405 else None
+        return Problem(code, detail, headers=headers).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def answer_validation_error(_: Request, error: RequestValidationError) -> Response:
+        return validation_problem(error.errors()).response()
+
+    @app.exception_handler(StoreError)
+    async def answer_store_error(_: Request, error: StoreError) -> Response:
+        logger.warning("Redis failed a request", error=str(error))
+        return store_problem(error).response()
 
 
 def job_not_found() -> Problem:
@@ -128,27 +150,23 @@ def job_not_found() -> Problem:
     return Problem("job_not_found", "There is no such job; ended jobs are forgotten after RESULT_TTL_SECONDS.")
 
 
-def store_problem(error: Exception) -> Problem:
+def store_problem(error: StoreError) -> Problem:
     """503 for what Redis could not do."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     if isinstance(error, StoreFull):
         detail = "The queue takes no more just now: its memory or disk is full. Try again later."
         return Problem("store_full", detail, headers=headers)
-    detail = (
-        "The queue cannot be reached just now, and nothing was changed that you have not been told of. Try again soon."
-    )
+    detail = "The queue cannot be reached just now. Try again soon; a submit, with the same Idempotency-Key."
     return Problem("store_unavailable", detail, headers=headers)
 
 
 def internal_problem() -> Problem:
     """500 for a bug: the log has the rest, under the request's id."""
-    return Problem(
-        "internal_error", "Something went wrong in the service. Its log has the details under this X-Request-Id."
-    )
+    return Problem("internal_error", "Something went wrong in the service; its log has more under this X-Request-Id.")
 
 
 def validation_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    """422 for pydantic's errors about a request, whose `loc` begins with body, query, path or header."""
+    """422 for pydantic's errors about a request: `{type, loc, msg}`, where `loc` begins with body, query or header."""
     found = [_field_error(error) for error in errors[:MAX_ERRORS]]
     first = found[0]
     place = first.get("pointer") or first.get("parameter") or first.get("header") or "the body"
@@ -167,33 +185,11 @@ def shorten(text: str) -> str:
 
 def _field_error(error: Mapping[str, Any]) -> dict[str, str]:
     where, *path = error["loc"]
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = _IN_OUR_WORDS.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
     detail = shorten(message[:1].lower() + message[1:])
     if where == "body":
         return {"pointer": json_pointer(path), "detail": detail}
     return {"header" if where == "header" else "parameter": shorten(str(path[0])) if path else "", "detail": detail}
-
-
-async def _answer_problem(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return error.response()
-
-
-async def _answer_framework_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    code, detail = _FRAMEWORK.get(error.status_code, ("bad_request", "The request could not be understood."))
-    headers = {"Allow": _allowed_methods(request)} if error.status_code == 405 else None
-    return Problem(code, detail, headers=headers).response()
-
-
-async def _answer_validation_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return validation_problem(error.errors()).response()
-
-
-async def _answer_store_error(_: Request, error: Exception) -> Response:
-    structlog.get_logger(__name__).warning("Redis failed a request", error=str(error))
-    return store_problem(error).response()
 
 
 def _allowed_methods(request: Request) -> str:

@@ -26,7 +26,7 @@ _DIGITS_TO_ZERO = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range
 
 
 class BodyLimit:
-    """Refuses bodies over `max_bytes` (0: none): by Content-Length before a byte is read, else as soon as they are over."""
+    """Refuses bodies over `max_bytes` (0: any will do): by Content-Length before a byte is read, else while reading."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -64,7 +64,9 @@ class JSONRequest(Request):
         body = await super().body()
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if body and media_type != "application/json":
-            raise Problem("unsupported_media_type", "Send the body as JSON, with the header Content-Type: application/json.")
+            raise Problem(
+                "unsupported_media_type", "Send the body as JSON, with the header Content-Type: application/json."
+            )
         return body
 
     async def json(self) -> Any:
@@ -119,7 +121,8 @@ def _refuse_large_integers(body: bytes) -> None:
     def check(digits: str) -> int:
         if len(digits) > 20 or not MIN_INTEGER <= int(digits) <= MAX_INTEGER:
             raise Problem(
-                "integer_too_large", f"The integer {digits[:30]} does not fit 64 bits. Send it as a string, or as a float."
+                "integer_too_large",
+                f"The integer {digits[:30]} does not fit 64 bits. Send it as a string, or as a float.",
             )
         return 0
 
@@ -139,4 +142,6 @@ def _refuse_deep_nesting(value: Any) -> None:
 
 
 def _too_deep() -> Problem:
-    return Problem("too_deeply_nested", f"The body has objects or arrays nested more than {MAX_DEPTH} deep. Flatten it.")
+    return Problem(
+        "too_deeply_nested", f"The body has objects or arrays nested more than {MAX_DEPTH} deep. Flatten it."
+    )

@@ -28,10 +28,12 @@ from shared.store import connect, connect_blocking
 
 TITLE = "multi-agent-service"
 VERSION = "1"
-DESCRIPTION = """Runs LangGraph agents as jobs: submit one, get its id at once, and learn what became of it by polling, by
-waiting, or by a signed webhook.
-
-Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problems with a stable `code`. Times are RFC 3339, in UTC."""
+DESCRIPTION = (
+    "Runs LangGraph agents as jobs: submit one, get its id at once, and learn what became of it by polling, by "
+    "waiting, or by a signed webhook.\n\n"
+    "Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problems with a stable `code`. "
+    "Times are RFC 3339, in UTC."
+)
 
 
 def create_app(

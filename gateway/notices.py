@@ -1,7 +1,8 @@
 """Long polls: one reader per process hears of ended jobs and wakes all who wait for them.
 
-A waiter is a future in a dict, and costs Redis neither a connection nor a question. Register it *before* reading the record:
-what ends in between is then told, not missed. What is not told while the subscription is broken is asked for once it is back.
+A waiter is a future in a dict, and costs Redis neither a connection nor a question. Register it *before* reading the
+record: what ends in between is then told, not missed. What is not told while the subscription is broken is asked for
+once it is back.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Waiters:
 
     @contextmanager
     def waiting(self, ref: str) -> Iterator[asyncio.Future[Word]]:
-        """A future that comes true when the job ends or is interrupted, when Redis goes away, or when the process stops."""
+        """A future with a result once the job ends or is interrupted, Redis goes away, or the process stops."""
         future: asyncio.Future[Word] = asyncio.get_running_loop().create_future()
         if self.closing:
             future.set_result("closing")
@@ -99,7 +100,7 @@ class Waiters:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _pulse(self) -> None:
-        """While anybody waits: notice a Redis that hangs without closing, and a subscription that died without a word."""
+        """While anybody waits: notice a Redis that hangs, and a subscription that died without a word."""
         answered = rechecked = time.monotonic()
         while True:
             await asyncio.sleep(PULSE_SECONDS)

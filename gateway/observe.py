@@ -1,4 +1,4 @@
-"""What every request gets, whatever becomes of it: an id, a count, a time, and an answer even where our own code fails."""
+"""What every request gets, whatever becomes of it: an id, a count, a time, and an answer even where our code fails."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ UNMATCHED = "unmatched"
 
 
 class Observe:
-    """The outermost layer. With `recycle_after` > 0 the process stops itself gracefully after so many requests (and up to a
-    tenth more, so that processes started together do not stop together), for its parent or supervisor to start another."""
+    """The outermost layer.
+
+    With `recycle_after` > 0 the process stops itself gracefully after so many requests, for its parent or supervisor to
+    start another; up to a tenth later, so that processes that were started together do not stop together.
+    """
 
     def __init__(self, app: ASGIApp, recycle_after: int = 0) -> None:
         self.app = app

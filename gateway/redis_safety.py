@@ -24,7 +24,9 @@ async def unsafe_settings(redis: Redis) -> list[str]:
             fsync = ""
     found = []
     if memory.get("maxmemory_policy", "noeviction") != "noeviction":
-        found.append(f"maxmemory-policy is {memory['maxmemory_policy']}, which drops jobs when memory is full (set noeviction)")
+        found.append(
+            f"maxmemory-policy is {memory['maxmemory_policy']}, which drops jobs when memory is full (set noeviction)"
+        )
     if not persistence.get("aof_enabled", 1):
         found.append("appendonly is off, so that a crash loses jobs (set appendonly yes)")
     elif fsync not in ("", "always"):

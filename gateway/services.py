@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 from redis.asyncio import Redis
 
 from gateway.catalogue import Catalogue
@@ -46,7 +47,10 @@ def make_services(settings: Settings, redis: Redis, notices_redis: Redis) -> Ser
     )
 
 
-async def services(request: Request) -> Services:
-    """A route's dependency."""
+async def _services(request: Request) -> Services:
     found: Services = request.app.state.services
     return found
+
+
+CurrentServices = Annotated[Services, Depends(_services)]
+"""A route's parameter: the services of this process."""

@@ -93,7 +93,7 @@ class Submission:
             try:
                 check_secret(webhook.secret)
             except ValueError as error:
-                raise validation_problem([{"loc": ("body", "webhook", "secret"), "msg": str(error)}]) from None
+                raise _invalid("webhook", "secret", says=str(error)) from None
             fields["webhook_secret"] = seal(self.settings.require_secret_key(), webhook.secret)
         return fields
 
@@ -118,7 +118,11 @@ def _given(part: BaseModel) -> dict[str, Any]:
 
 def _check_run_at(run_at: datetime | None) -> None:
     if run_at is not None and run_at > datetime.now(UTC) + timedelta(seconds=YEAR_SECONDS):
-        raise validation_problem([{"loc": ("body", "run_at"), "msg": "must be at most a year from now"}])
+        raise _invalid("run_at", says="must be at most a year from now")
+
+
+def _invalid(*path: str, says: str) -> Problem:
+    return validation_problem([{"type": "value_error", "loc": ("body", *path), "msg": says}])
 
 
 def _fingerprint(sent: Any) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from uuid_utils import uuid7
 from shared.jobs import rfc3339
 from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
-from shared.store import JobStore, KeeperStore, Registry, connect_blocking, connect_sync
+from shared.store import JobStore, KeeperStore, Registry, StoreError, connect, connect_blocking, connect_sync
 from shared.store.connection import wait_until_reachable
 
 if TYPE_CHECKING:
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
     from worker.webhooks import WebhookSender
 
 logger = structlog.get_logger("worker")
-BLOCKING_ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
+CONNECTIONS = 64
+LOOKUP_THREADS = 4
 CATALOGUE_SECONDS = 15.0
+EXPIRE_BATCH = 100
 SENDER_STOP_SECONDS = 2.0
 
 
@@ -48,7 +53,9 @@ def main() -> int:
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     # Sync nodes run here; a pool of its own size, so that each job can have one.
-    loop.set_default_executor(ThreadPoolExecutor(settings.worker_concurrency, thread_name_prefix="node"))
+    # The others are for name look-ups, which share the loop's pool.
+    pool_size = settings.worker_concurrency + LOOKUP_THREADS
+    loop.set_default_executor(ThreadPoolExecutor(pool_size, thread_name_prefix="node"))
     sender: WebhookSender | None = None
     if "webhooks" in settings.worker_roles:
         from worker.webhooks import sender_from_settings
@@ -56,12 +63,26 @@ def main() -> int:
         sender = sender_from_settings(settings, worker_id)
         sender.start()
     try:
-        loop.run_until_complete(work(settings, url, worker_id, catalogue, loop))
+        run(loop, work(settings, url, worker_id, catalogue, loop))
+    except Exception:
+        logger.exception("worker failed")
+        return 1
     finally:
         if sender is not None:
             sender.stop(SENDER_STOP_SECONDS)
     logger.info("stopped")
     return 0
+
+
+def run(loop: asyncio.AbstractEventLoop, worker: Coroutine[Any, Any, None]) -> None:
+    """Run the worker to its end. A node's `sys.exit()` stops the loop, but is its own job's failure only."""
+    task = loop.create_task(worker)
+    while not task.done():
+        try:
+            loop.run_until_complete(task)
+        except SystemExit:
+            logger.warning("a node called sys.exit()")
+    task.result()
 
 
 async def work(
@@ -75,7 +96,7 @@ async def work(
     from worker.queue import JobWorker
     from worker.runner import Runner
 
-    redis = ArqRedis.from_url(url, socket_timeout=BLOCKING_ANSWER_SECONDS, socket_connect_timeout=2, max_connections=64)
+    redis = ArqRedis(connect(url, connections=CONNECTIONS, answer_within=ANSWER_SECONDS).connection_pool)
     store = JobStore(redis, result_ttl_seconds=settings.result_ttl_seconds)
     registry = Registry(redis)
     threads = ThreadMemory(settings.thread_database, connections=settings.worker_concurrency)
@@ -97,16 +118,18 @@ async def work(
 
     async def housekeeping() -> None:
         nonlocal published_at
-        await store.expire()
+        while max(await store.expire(EXPIRE_BATCH)) == EXPIRE_BATCH:
+            pass
         if time.monotonic() - published_at >= CATALOGUE_SECONDS:
             await catalogue.publish(registry)
             published_at = time.monotonic()
 
     await catalogue.describe()
-    await catalogue.publish(registry)
+    with contextlib.suppress(StoreError):  # a full Redis must not keep the worker from draining it
+        await catalogue.publish(registry)
     warm_models(settings)
     keeper = Keeper(
-        KeeperStore(connect_sync(url, answer_within=BLOCKING_ANSWER_SECONDS), worker_id), settings.lease_seconds, loop, state
+        KeeperStore(connect_sync(url, answer_within=ANSWER_SECONDS), worker_id), settings.lease_seconds, loop, state
     )
     runner = Runner(
         store,
@@ -119,7 +142,7 @@ async def work(
     worker = JobWorker(
         settings,
         redis=redis,
-        blocking=connect_blocking(url, answer_within=BLOCKING_ANSWER_SECONDS),
+        blocking=connect_blocking(url, answer_within=ANSWER_SECONDS),
         store=store,
         keeper=keeper,
         runner=runner,

@@ -49,8 +49,8 @@ def decide(answer: Answer, step: int, *, now: datetime, chance: float) -> Decisi
 def _retry_after_seconds(value: str | None, now: datetime) -> float:
     if value is None:
         return 0.0
-    if re.fullmatch(r"[0-9]{1,15}", value.strip()):
-        return float(value)
+    if re.fullmatch(r"\s*[0-9]+\s*", value):
+        return float(value.strip())
     try:
         date = parsedate_to_datetime(value)
         return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
 import orjson
+import structlog
 
 from worker.encoding import to_json
 from worker.lease import FencedWriter, LeaseLost
 
+logger = structlog.get_logger(__name__)
 FLUSH_SECONDS = 0.02
 FLUSH_EVENTS = 64
 MAX_EVENT_BYTES = 256 * 1024
@@ -26,6 +29,8 @@ class EventStream:
         self._pending: list[bytes] = []
         self._count = 0
         self._flushing: asyncio.Task[None] | None = None
+        self._full = asyncio.Event()
+        self._in_flight = False
 
     def add(self, type_: str, data: Any) -> None:
         """Add an event; data beyond 256 KB is left out and marked so, as are events beyond 10,000 an attempt."""
@@ -46,36 +51,35 @@ class EventStream:
         if truncated:
             event["truncated"] = True
         self._pending.append(orjson.dumps(event))
+        if len(self._pending) >= FLUSH_EVENTS:
+            self._full.set()
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush_soon())
 
-    def take(self) -> list[bytes]:
-        """The events not written yet: the caller writes them."""
-        pending, self._pending = self._pending, []
-        return pending
-
     async def close(self) -> list[bytes]:
-        """Let a flush under way end, and give what is left."""
+        """Let a flush under way end, and give what is not written yet: it goes out with the attempt's last write."""
         flushing, self._flushing = self._flushing, None
         if flushing is not None and not flushing.done():
             if self._in_flight:
                 await asyncio.wait([flushing])
             else:
                 flushing.cancel()
-        return self.take()
-
-    _in_flight = False
+        left, self._pending = self._pending, []
+        return left
 
     async def _flush_soon(self) -> None:
-        deadline = time.monotonic() + FLUSH_SECONDS
-        while len(self._pending) < FLUSH_EVENTS and (left := deadline - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._full.wait()
         while self._pending:
-            batch = self.take()
+            batch, self._pending = self._pending[:FLUSH_EVENTS], self._pending[FLUSH_EVENTS:]
+            self._full.clear()
             self._in_flight = True
             try:
                 await self._writer.append(batch)
             except LeaseLost:
                 return
+            except Exception:
+                logger.exception("events could not be written", count=len(batch))
             finally:
                 self._in_flight = False

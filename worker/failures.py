@@ -6,6 +6,7 @@ the graph's or the client's fault and fails at once.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -17,10 +18,14 @@ from arq import Retry
 from langchain_core.exceptions import ModelError
 
 from shared.jobs import JobError
+from worker.encoding import readable
 
 RETRYABLE_STATUS = {408, 409, 425, 429}
-# By name, for their libraries may not be loaded: SQLite's and psycopg's, the OpenAI client's, httpx's, psycopg_pool's.
-RETRYABLE_NAMES = {"OperationalError", "APIConnectionError", "APITimeoutError", "TransportError", "PoolTimeout"}
+# By name, for their libraries may not be loaded: SQLite's and psycopg's, the OpenAI client's, httpx's, requests' and redis-py's,
+# aiohttp's, and a name that cannot be looked up.
+RETRYABLE_NAMES = {
+    "OperationalError", "APIConnectionError", "TransportError", "ConnectionError", "Timeout", "ClientConnectionError", "gaierror"
+}  # fmt: skip
 LONGEST_BACKOFF_SECONDS = 300.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 MESSAGE_LIMIT = 4096
@@ -42,7 +47,7 @@ def describe_failure(error: BaseException) -> Failure:
         JobError(
             type=type(error).__name__,
             code=_code(error),
-            message=(str(error) or type(error).__name__)[:MESSAGE_LIMIT],
+            message=(readable(error) or type(error).__name__)[:MESSAGE_LIMIT],
             node=_node(error),
             retryable=is_retryable(error),
         ),
@@ -77,6 +82,8 @@ def _code(error: BaseException) -> str:
         return "timeout"
     if _status(error) is not None or isinstance(error, ModelError):
         return "provider_error"
+    if isinstance(error, Retry):
+        return "graph_error"
     return "connection_error" if is_retryable(error) else "graph_error"
 
 
@@ -104,7 +111,7 @@ def _retry_after(error: BaseException) -> float | None:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError):
             return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
 
 
 def _node(error: BaseException) -> str | None:
@@ -113,7 +120,9 @@ def _node(error: BaseException) -> str | None:
 
 
 def _notes(error: BaseException) -> Iterator[str]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield from getattr(seen, "__notes__", ())
-        seen = seen.__cause__
+    cause: BaseException | None = error
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield from getattr(cause, "__notes__", ())
+        cause = cause.__cause__

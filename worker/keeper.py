@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from shared.metrics import LOOP_LAG_SECONDS
-from shared.store import Claimed, KeeperStore, StoreError
+from shared.store import Claimed, KeeperStore, StoreError, StoreFull
 from shared.store.workers import HEARTBEAT_SECONDS
 from worker.lease import EndReason, Lease
 
@@ -72,18 +72,19 @@ class Keeper:
         while not self._stopping.is_set():
             try:
                 now = time.monotonic()
-                if now >= beat_at:
-                    self.store.heartbeat(self.state())
-                    self._measure_lag(now)
-                    beat_at = now + HEARTBEAT_SECONDS
                 if now >= renew_at:
                     self._renew(now)
                     renew_at = now + self.lease_seconds / 3
+                if now >= beat_at:
+                    self._beat(now)
+                    beat_at = now + HEARTBEAT_SECONDS
                 if self.connected_since is None:
                     self.connected_since = now
                 self._hear(min(beat_at, renew_at) - time.monotonic())
-            except StoreError as error:
-                if self.connected_since is not None:
+            except Exception as error:  # whatever it is, the leases need this thread
+                if not isinstance(error, StoreError):
+                    logger.exception("keeper failed")
+                elif self.connected_since is not None:
                     logger.warning("keeper lost Redis", error=str(error))
                 self.connected_since, renew_at = None, 0.0
                 self._stopping.wait(RECONNECT_SECONDS)
@@ -91,6 +92,13 @@ class Keeper:
             self.store.farewell()
         except StoreError as error:
             logger.warning("keeper could not say farewell", error=str(error))
+
+    def _beat(self, now: float) -> None:
+        self._measure_lag(now)
+        try:
+            self.store.heartbeat(self.state())
+        except StoreFull as error:  # scripts may write then, so that it drains: leases are renewed
+            logger.warning("Redis is full, heartbeat refused", error=str(error))
 
     def _renew(self, now: float) -> None:
         with self._lock:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import Literal, TypeVar
 
@@ -40,8 +41,22 @@ class Lease:
         self.job = job
         self.deadline = deadline
         self.reason: EndReason | None = None
-        self.task: asyncio.Task[None] | None = None
+        self._stoppable: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Within this block `end` cancels the task, and nowhere else: what an attempt came to is written undisturbed.
+
+        Raises `CancelledError` where the end has come before.
+        """
+        if self.reason is not None:
+            raise asyncio.CancelledError
+        self._stoppable = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._stoppable = None
 
     def renewed(self, deadline: float) -> None:
         """The keeper lengthened the lease, to this point of the local monotonic clock."""
@@ -53,8 +68,8 @@ class Lease:
         if self.reason is None or (reason is EndReason.GONE and self.reason is not EndReason.GONE):
             self.reason = reason
             self._news.set()
-            if self.task is not None:
-                self.task.cancel()
+            if self._stoppable is not None:
+                self._stoppable.cancel()
 
     @property
     def gone(self) -> bool:

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from arq.connections import ArqRedis, log_redis_info
+from arq.connections import ArqRedis
 from arq.worker import Worker as ArqWorker
 from arq.worker import func
 from redis.asyncio import Redis
@@ -27,6 +27,7 @@ from redis.asyncio import Redis
 from shared.metrics import JOB_WAIT_SECONDS, JOBS_ENDED, JOBS_RUNNING
 from shared.settings import Settings
 from shared.store import Claim, Claimed, JobStore, StoreError
+from shared.store.errors import store_errors
 from shared.store.keys import key
 from worker.keeper import Keeper
 from worker.lease import EndReason, Lease
@@ -65,10 +66,11 @@ class JobWorker(ArqWorker):
         self.graphs = list(runner.catalogue.graphs) if "jobs" in settings.worker_roles else []
         self.running: dict[str, Lease] = {}
         self._slot_freed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._handing_back = asyncio.Event()
         self._alone = False
         self._ended = 0
         self._signals = 0
-        self._draining: asyncio.Task[None] | None = None
 
     # The life cycle
 
@@ -76,7 +78,6 @@ class JobWorker(ArqWorker):
         self.keeper.start()
         housekeeping = self.loop.create_task(self._keep_house())
         try:
-            await log_redis_info(self.pool, lambda text: logger.info("connected to Redis", info=text))
             while self.allow_pick_jobs:
                 await self._poll_iteration()
             await self._drain()
@@ -85,13 +86,12 @@ class JobWorker(ArqWorker):
 
     async def close(self) -> None:
         """Hand back what still runs, and go. The shared health key stays: it speaks for all workers."""
-        for lease in self.running.values():
-            lease.end(EndReason.STOPPING)
+        self._hand_back()
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=HAND_BACK_SECONDS)
         self.keeper.stop()
         await self.blocking.aclose()
-        await self.pool.aclose()
+        await self.pool.aclose(close_connection_pool=True)
         self._pool = None
 
     def handle_sig(self, signum: signal.Signals) -> None:
@@ -101,21 +101,26 @@ class JobWorker(ArqWorker):
         self.stop_claiming()
         if self._signals > 1:
             self._hand_back()
+        else:
+            self.loop.call_later(self.settings.drain_seconds, self._hand_back)
 
     handle_sig_wait_for_completion = handle_sig
 
     def stop_claiming(self) -> None:
         """Claim nothing more; `main` ends once what runs has ended or is handed back."""
         self.allow_pick_jobs = False
+        self._stopping.set()
         self._slot_freed.set()
 
     async def _drain(self) -> None:
-        patience = self.settings.drain_seconds if self._signals else None  # recycling waits for its jobs
-        if self.tasks and patience != 0 and self._signals < 2:
-            await asyncio.wait(self.tasks.values(), timeout=patience)
-        self._hand_back()
+        """Wait for what runs, until a signal has it handed back: recycling waits as long as its jobs take."""
+        ended = asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        handing_back = self.loop.create_task(self._handing_back.wait())
+        await asyncio.wait([ended, handing_back], return_when=asyncio.FIRST_COMPLETED)
+        handing_back.cancel()
 
     def _hand_back(self) -> None:
+        self._handing_back.set()
         for lease in list(self.running.values()):
             lease.end(EndReason.STOPPING)
 
@@ -123,21 +128,19 @@ class JobWorker(ArqWorker):
 
     async def _poll_iteration(self) -> None:
         """Claim what is ready for the free slots and start it; then wait for a wake-up or a free slot."""
+        self._slot_freed.clear()
         self._reap()
-        with contextlib.suppress(StoreError, OSError):
-            await self.record_health()
         free = self.max_jobs - len(self.tasks)
-        if free <= 0 or self._alone:
-            await self._wait_for_slot()
+        if not self.allow_pick_jobs:
             return
-        if not self.graphs:
-            await asyncio.sleep(FALL_BACK_SECONDS)
+        if free <= 0 or self._alone or not self.graphs:
+            await self._wait_for_slot()
             return
         try:
             claim = await self._claim(free)
             if claim.hold:
                 await self._wait_for_slot()
-            elif len(claim.jobs) < free and not self._alone and self.allow_pick_jobs:
+            elif len(claim.jobs) < free and not self._alone:
                 await self._wait_for_work(claim.next_due_seconds)
         except StoreError as error:
             logger.warning("claim waits for Redis", error=str(error))
@@ -163,28 +166,26 @@ class JobWorker(ArqWorker):
 
     def _start(self, job: Claimed, asked_at: float, now_ms: int) -> None:
         self._alone = self._alone or job.alone
-        ready_at = int(job.record.get(b"run_at") or job.record[b"created_at"])
-        JOB_WAIT_SECONDS.observe(max(0, now_ms - ready_at) / 1000)
+        if job.attempt == 1:
+            ready_at = int(job.record.get(b"run_at") or job.record[b"created_at"])
+            JOB_WAIT_SECONDS.observe(max(0, now_ms - ready_at) / 1000)
         JOBS_RUNNING.inc()
-        lease = self.keeper.hold(job, asked_at)
-        self.running[job.ref] = lease
-        self.tasks[job.ref] = lease.task = self.loop.create_task(self._attempt(lease))
+        name = f"{job.ref} {job.attempt}"  # an attempt that has lost its lease may still be on its way out
+        self.running[name] = lease = self.keeper.hold(job, asked_at)
+        self.tasks[name] = self.loop.create_task(self._attempt(name, lease))
 
-    async def _attempt(self, lease: Lease) -> None:
+    async def _attempt(self, name: str, lease: Lease) -> None:
         """One attempt, with its ids on each log line. Its outcome is written when this returns."""
         job = lease.job
         structlog.contextvars.bind_contextvars(job=job.id, attempt=job.attempt, graph=job.graph, tenant=job.tenant)
         logger.info("attempt started")
         try:
             await self.runner.run(lease)
-        except asyncio.CancelledError:
-            if not lease.gone:
-                raise
         except Exception:
             logger.exception("attempt could not be written; its lease will run out")
         finally:
             self.keeper.drop(lease)
-            self.running.pop(job.ref, None)
+            del self.running[name]
             self._alone = self._alone and not job.alone
             self._ended += 1
             JOBS_RUNNING.dec()
@@ -195,27 +196,25 @@ class JobWorker(ArqWorker):
         waiting = self.loop.create_task(
             self.store.wait_for_work(self.blocking, self.settings.worker_queues, self.graphs, patience)
         )
-        while not waiting.done() and self.allow_pick_jobs:
-            self._slot_freed.clear()
-            freed = self.loop.create_task(self._slot_freed.wait())
-            await asyncio.wait([waiting, freed], return_when=asyncio.FIRST_COMPLETED)
-            freed.cancel()
+        stopping = self.loop.create_task(self._stopping.wait())
+        await asyncio.wait([waiting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
         if waiting.done():
             waiting.result()
         else:
             waiting.cancel()
 
     async def _wait_for_slot(self) -> None:
-        self._slot_freed.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._slot_freed.wait(), FALL_BACK_SECONDS)
+            async with asyncio.timeout(FALL_BACK_SECONDS):
+                await self._slot_freed.wait()
 
     def _reap(self) -> None:
         """Forget tasks that are done, and stop to be recycled once enough is done."""
-        for ref, task in list(self.tasks.items()):
-            if task.done():
-                del self.tasks[ref]
+        self.tasks = {name: task for name, task in self.tasks.items() if not task.done()}
         jobs, megabytes = self.settings.worker_recycle_jobs, self.settings.worker_recycle_mb
+        if not self._ended:  # at least one job, or a limit below the worker's own size would leave it none
+            return
         if (jobs and self._ended >= jobs) or (megabytes and peak_memory_mb() > megabytes):
             logger.info("recycling", jobs=self._ended, peak_memory_mb=peak_memory_mb())
             self.stop_claiming()
@@ -233,12 +232,18 @@ class JobWorker(ArqWorker):
             f"{datetime.now(self.timezone):%b-%d %H:%M:%S} j_complete={self._ended} j_ongoing={len(self.running)} "
             f"queued={sum(depths.values())}"
         )
-        await self.pool.psetex(self.health_check_key, (HEALTH_SECONDS + 3) * 1000, text)  # type: ignore[no-untyped-call]
+        with store_errors():
+            await self.pool.psetex(self.health_check_key, (HEALTH_SECONDS + 3) * 1000, text)  # type: ignore[no-untyped-call]
 
     async def _keep_house(self) -> None:
         while True:
-            with contextlib.suppress(StoreError):
-                await self.housekeeping()
+            for duty in (self.record_health, self.housekeeping):
+                try:
+                    await duty()
+                except StoreError as error:
+                    logger.warning("housekeeping waits for Redis", error=str(error))
+                except Exception:
+                    logger.exception("housekeeping failed")
             await asyncio.sleep(FALL_BACK_SECONDS)
 
 

@@ -20,7 +20,6 @@ from worker.events import EventStream
 from worker.failures import Failure, backoff_seconds, describe_failure
 from worker.graphs.catalogue import Catalogue
 from worker.graphs.loading import AnyGraph
-from worker.graphs.messages import coerce_messages
 from worker.lease import EndReason, FencedWriter, Lease, LeaseLost
 from worker.usage import UsageCounter
 
@@ -67,7 +66,8 @@ class Runner:
         started = time.perf_counter()
         try:
             try:
-                outcome = await self._stream(job, events, usage)
+                with lease.stoppable():
+                    outcome = await self._stream(job, events, usage)
             except asyncio.CancelledError as error:
                 if lease.reason is None:  # the graph cancelled itself
                     await self._fail(writer, events, usage, describe_failure(error))
@@ -75,7 +75,7 @@ class Runner:
                     await self._stopped(lease.reason, writer, events, usage)
             except JobFailed as error:
                 await self._fail(writer, events, usage, error.failure)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 await self._fail(writer, events, usage, describe_failure(error))
             else:
                 await self._succeed(writer, events, usage, outcome)
@@ -94,13 +94,14 @@ class Runner:
         saver = await self.threads.saver() if thread_id is not None else None
         try:
             async with asyncio.timeout(limit) as clock, loaded.open(config, saver) as graph:
-                given = coerce_messages(request.get("input"), loaded.message_fields)
+                given = loaded.to_messages(request.get("input"))
                 if saver is not None and job.attempt > 1:
                     done = await _already_done(graph, config, job)
                     given = None if done else given
                 modes = list(dict.fromkeys(["values", *(request.get("stream") or ["updates"])]))
                 wanted = set(request.get("stream") or ["updates"])
                 last: Any = None
+                asked: dict[str, Any] = {}
                 async for namespace, mode, chunk in graph.astream(
                     given,
                     config,
@@ -111,6 +112,7 @@ class Runner:
                 ):
                     if mode == "values" and not namespace:
                         last = chunk
+                        asked |= _interrupts(chunk)
                     if mode in wanted:
                         events.add(mode, _event_data(namespace, chunk))
                 if last is None and saver is not None:
@@ -119,15 +121,15 @@ class Runner:
             if not clock.expired():
                 raise
             raise JobFailed("timeout", f"the attempt ran longer than {limit:g} seconds") from error
-        return self._outcome(graph, last)
+        if asked:
+            return Outcome(b"", to_json([{"id": id_, "value": value} for id_, value in asked.items()]))
+        return self._output(graph, last)
 
-    def _outcome(self, graph: AnyGraph, values: Any) -> Outcome:
-        interrupts = values.get("__interrupt__") if isinstance(values, dict) else None
-        if interrupts:
-            asked = [{"id": interrupt.id, "value": interrupt.value} for interrupt in interrupts]
-            return Outcome(b"", to_json(asked))
-        if isinstance(values, dict) and isinstance(graph.output_channels, list | tuple):
-            values = {name: values[name] for name in graph.output_channels if name in values}
+    def _output(self, graph: AnyGraph, values: Any) -> Outcome:
+        """What `graph.invoke` would have returned."""
+        names = graph.output_channels
+        if isinstance(values, dict) and not isinstance(graph.stream_channels_asis, str):
+            values = values.get(names) if isinstance(names, str) else {name: values[name] for name in names if name in values}
         output = to_json(values)
         if self.max_output_bytes and len(output) > self.max_output_bytes:
             raise JobFailed("output_too_large", f"the output has {len(output)} bytes, more than {self.max_output_bytes}")
@@ -213,6 +215,12 @@ async def _already_done(graph: AnyGraph, config: RunnableConfig, job: Claimed) -
     """Whether an earlier attempt of this job has put its input into the thread: then the graph goes on from there."""
     snapshot = await graph.aget_state(config)
     return bool(snapshot.metadata) and (snapshot.metadata or {}).get("job_id") == job.id
+
+
+def _interrupts(values: Any) -> dict[str, Any]:
+    """What nodes ask, by the ids of their interrupts. Each node that waits says so in a chunk of its own."""
+    waiting = values.get("__interrupt__") if isinstance(values, dict) else None
+    return {interrupt.id: interrupt.value for interrupt in waiting or ()}
 
 
 def _event_data(namespace: tuple[str, ...], chunk: Any) -> Any:

@@ -143,10 +143,15 @@ class WebhookSender:
         for delivery in deliveries:
             task = asyncio.create_task(self._deliver(store, client, delivery, lease_ends))
             self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            task.add_done_callback(self._tried)
         if len(deliveries) < free:
             wait = POLL_SECONDS if next_due is None else min(max(next_due, 0.01), POLL_SECONDS)
             await self._unless_stopped(store.wait(wait))
+
+    def _tried(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("webhook_try_broke_off", exc_info=error)  # a bug; the delivery comes back with its lease
 
     async def _deliver(
         self, store: Deliveries, client: DeliveryClient, delivery: ClaimedDelivery, lease_ends: float

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
-from fastapi import Path, Response
+from fastapi import Depends, Path, Response
 
 from gateway.errors import job_not_found
 from shared.records import API
@@ -23,11 +23,15 @@ def json_answer(document: Any, status: int = 200, headers: Mapping[str, str] | N
 def accepted(job_id: str, status: str) -> dict[str, Any]:
     """What is said of a job that was submitted or changed (see `gateway.documents.Accepted`)."""
     here = f"{API}/jobs/{job_id}"
-    return {"id": job_id, "status": status, "links": {"self": here, "cancel": f"{here}/cancel", "deliveries": f"{here}/deliveries"}}
+    links = {"self": here, "cancel": f"{here}/cancel", "deliveries": f"{here}/deliveries"}
+    return {"id": job_id, "status": status, "links": links}
 
 
-async def known_form(job_id: Annotated[str, Path(description="A job's id, as the submit answered it.")]) -> str:
-    """A route's dependency: the job id of its path. What cannot be one is a 404 without a question to Redis."""
+async def _job_id(job_id: Annotated[str, Path(description="A job's id, as the submit answered it.")]) -> str:
     if not _JOB_ID.fullmatch(job_id):
         raise job_not_found()
     return job_id
+
+
+JobId = Annotated[str, Depends(_job_id)]
+"""A route's parameter: the job id of its path. What cannot be one is a 404 without a question to Redis."""

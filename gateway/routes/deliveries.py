@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Path, Response
 
-from gateway.auth import Caller, caller
+from gateway.auth import CurrentCaller
 from gateway.documents import DeliveryList, Redelivery, answers
 from gateway.errors import Problem, job_not_found
 from gateway.limits import JSONRoute
-from gateway.routes.answer import json_answer, known_form
-from gateway.services import Services, services
+from gateway.routes.answer import JobId, json_answer
+from gateway.services import CurrentServices
 from shared.records import API
 from shared.store.keys import ref
 
 router = APIRouter(prefix=f"{API}/jobs", tags=["deliveries"], route_class=JSONRoute)
-JobId = Annotated[str, Depends(known_form)]
-CallerOf = Annotated[Caller, Depends(caller)]
-ServicesOf = Annotated[Services, Depends(services)]
 
 
 @router.get(
     "/{job_id}/deliveries",
     summary="List a job's webhook deliveries",
     description="One delivery for each webhook message, oldest first, with its attempts. They outlive the job itself.",
-    responses=answers(200, DeliveryList, "The deliveries; empty where the job has no webhook or goes on.", "job_not_found"),
+    responses=answers(200, DeliveryList, "The deliveries; none while the job's first round goes on.", "job_not_found"),
 )
-async def get_deliveries(job_id: JobId, caller: CallerOf, services: ServicesOf) -> Response:
+async def get_deliveries(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
     items = await services.deliveries.of_job(caller.tenant, job_id)
     if not items:
         name = ref(caller.tenant, job_id)
@@ -41,13 +38,15 @@ async def get_deliveries(job_id: JobId, caller: CallerOf, services: ServicesOf) 
     status_code=202,
     summary="Send a webhook again",
     description="Sends the same message, with the same `webhook-id`, now, and retries it on a fresh schedule.",
-    responses=answers(202, Redelivery, "It will be sent again.", "delivery_not_found", "job_not_found", "delivery_in_progress"),
+    responses=answers(
+        202, Redelivery, "It will be sent again.", "delivery_not_found", "job_not_found", "delivery_in_progress"
+    ),
 )
 async def redeliver(
     job_id: JobId,
     delivery_id: Annotated[str, Path(description="A delivery's id, from the list of deliveries.")],
-    caller: CallerOf,
-    services: ServicesOf,
+    caller: CurrentCaller,
+    services: CurrentServices,
 ) -> Response:
     outcome = await services.deliveries.redeliver(caller.tenant, job_id, delivery_id)
     if outcome == "missing":

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Path, Response
 
 from gateway.catalogue import Graph
 from gateway.documents import GraphDocument, GraphList, answers
 from gateway.errors import Problem
 from gateway.limits import JSONRoute
 from gateway.routes.answer import json_answer
-from gateway.services import Services, services
+from gateway.services import CurrentServices
 from shared.records import API
 
 router = APIRouter(prefix=f"{API}/graphs", tags=["graphs"], route_class=JSONRoute)
-ServicesOf = Annotated[Services, Depends(services)]
 
 
 @router.get(
@@ -24,7 +23,7 @@ ServicesOf = Annotated[Services, Depends(services)]
     description="All graphs that workers have published, by id, with the schemas of what they take and give.",
     responses=answers(200, GraphList, "The catalogue."),
 )
-async def get_graphs(services: ServicesOf) -> Response:
+async def get_graphs(services: CurrentServices) -> Response:
     workers = await services.registry.workers()
     items = [_document(graph, workers) for graph in await services.catalogue.all()]
     return json_answer({"items": items, "next_cursor": None})
@@ -33,13 +32,13 @@ async def get_graphs(services: ServicesOf) -> Response:
 @router.get(
     "/{graph_id}",
     summary="Get a graph",
-    description="One graph: its schemas, its drawing, why it failed to load where it did, and the workers that serve it now.",
+    description="Its schemas, its drawing, why it failed to load where it did, and the workers that serve it now.",
     responses=answers(200, GraphDocument, "The graph.", "graph_not_found"),
 )
-async def get_graph(graph_id: Annotated[str, Path(description="A graph's id.")], services: ServicesOf) -> Response:
+async def get_graph(graph_id: Annotated[str, Path(description="A graph's id.")], services: CurrentServices) -> Response:
     graph = await services.catalogue.find(graph_id)
     if graph is None:
-        raise Problem("graph_not_found", "There is no such graph. GET /api/v1/graphs lists those that workers have published.")
+        raise Problem("graph_not_found", "There is no such graph; GET /api/v1/graphs lists those there are.")
     return json_answer(_document(graph, await services.registry.workers()))
 
 

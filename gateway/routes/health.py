@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 
 from gateway.documents import Alive, HealthDocument, answers
 from gateway.limits import JSONRoute, answered_in_time
 from gateway.redis_safety import unsafe_settings
 from gateway.routes.answer import json_answer
-from gateway.services import Services, services
+from gateway.services import CurrentServices
 from shared.records import API
 from shared.store import StoreError
 from shared.store.errors import store_errors
 
 router = APIRouter(prefix=f"{API}/health", tags=["health"], route_class=JSONRoute)
-ServicesOf = Annotated[Services, Depends(services)]
 _DEGRADED = "It works, but Redis may lose or refuse jobs"
 
 
@@ -36,7 +35,7 @@ async def get_live() -> Response:
     description="Whether Redis answers: where it does not, send requests elsewhere.",
     responses=answers(200, Alive, "It can."),
 )
-async def get_ready(services: ServicesOf) -> Response:
+async def get_ready(services: CurrentServices) -> Response:
     with store_errors():
         await services.redis.ping()
     return json_answer({"status": "ok"})
@@ -51,7 +50,7 @@ async def get_ready(services: ServicesOf) -> Response:
         503: {"model": HealthDocument, "description": "It is `down`."},
     },
 )
-async def get_health(services: ServicesOf) -> Response:
+async def get_health(services: CurrentServices) -> Response:
     try:
         async with answered_in_time():
             unsafe = await unsafe_settings(services.redis)

@@ -6,16 +6,16 @@ import asyncio
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import AwareDatetime, BeforeValidator, Field
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import AwareDatetime, BeforeValidator
 
-from gateway.auth import Caller, caller
+from gateway.auth import Caller, CurrentCaller
 from gateway.documents import Accepted, JobList, answers
 from gateway.errors import Problem, job_not_found
 from gateway.limits import JSONRoute, answered_in_time
 from gateway.notices import ENDED
-from gateway.routes.answer import accepted, json_answer, known_form
-from gateway.services import Services, services
+from gateway.routes.answer import JobId, accepted, json_answer
+from gateway.services import CurrentServices, Services
 from shared.jobs import JobRecord, JobStatus, Name, ThreadId
 from shared.metrics import JOBS_ENDED
 from shared.records import API, job_document
@@ -28,32 +28,36 @@ router = APIRouter(prefix=f"{API}/jobs", tags=["jobs"], route_class=JSONRoute)
 waiting_router = APIRouter(prefix=f"{API}/jobs", tags=["jobs"])
 _PREFER_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})', re.IGNORECASE)
 
-JobId = Annotated[str, Depends(known_form)]
-CallerOf = Annotated[Caller, Depends(caller)]
-ServicesOf = Annotated[Services, Depends(services)]
-
 
 def _split(values: Any) -> Any:
     return [part for value in values for part in value.split(",") if part] if isinstance(values, list) else values
+
+
+_several = Query(max_length=50, description="Repeated, or separated by commas.")
+Statuses = Annotated[list[JobStatus] | None, BeforeValidator(_split), _several]
+GraphIds = Annotated[list[Name] | None, BeforeValidator(_split), _several]
+Wait = Annotated[
+    float | None, Query(ge=0, allow_inf_nan=False, description="Seconds; more than 60 is taken as 60.", examples=[30])
+]
 
 
 @waiting_router.get(
     "/{job_id}",
     summary="Get a job, or wait for it",
     description=(
-        "The job's record, with its output once it has ended. With `wait` (or the header `Prefer: wait=…`) the answer is held "
-        "until the job ends or is interrupted, at most so many seconds: then, or when the service restarts, it is the record as "
-        "it stands, so look at `status` and ask again."
+        "The job's record, with its output once it has ended. With `wait` (or the header `Prefer: wait=…`) the answer "
+        "is held until the job ends or is interrupted, at most so many seconds: then, or when the service restarts, it "
+        "is the record as it stands, so look at `status` and ask again."
     ),
     responses=answers(200, JobRecord, "The job's record.", "job_not_found", "validation_error"),
 )
 async def get_job(
     request: Request,
     job_id: JobId,
-    caller: CallerOf,
-    services: ServicesOf,
-    wait: Annotated[float | None, Query(ge=0, allow_inf_nan=False, description="Seconds; more than 60 is taken as 60.")] = None,
-    prefer: Annotated[str | None, Header(description="`wait=seconds` (RFC 7240), where there is no `wait` parameter.")] = None,
+    caller: CurrentCaller,
+    services: CurrentServices,
+    wait: Wait = None,
+    prefer: Annotated[str | None, Header(description="`wait=seconds` (RFC 7240), where `wait` is not given.")] = None,
 ) -> Response:
     if wait is None and prefer is not None and (preferred := _PREFER_WAIT.search(prefer)):
         wait = float(preferred[1])
@@ -68,25 +72,23 @@ async def get_job(
     responses=answers(200, JobList, "One page.", "validation_error", "invalid_cursor"),
 )
 async def get_jobs(
-    caller: CallerOf,
-    services: ServicesOf,
-    status: Annotated[
-        list[JobStatus], BeforeValidator(_split), Query(max_length=50, description="Repeated, or separated by commas.")
-    ] = [],  # noqa: B006 - FastAPI copies it
-    graph: Annotated[
-        list[Name], BeforeValidator(_split), Query(max_length=50, description="Repeated, or separated by commas.")
-    ] = [],  # noqa: B006
+    caller: CurrentCaller,
+    services: CurrentServices,
+    status: Statuses = None,
+    graph: GraphIds = None,
     thread_id: Annotated[ThreadId | None, Query()] = None,
     created_after: Annotated[AwareDatetime | None, Query(description="RFC 3339; exclusive.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200, description="The `next_cursor` of the page before.")] = None,
 ) -> Response:
-    created_after_ms = None if created_after is None else int(created_after.timestamp() * 1000)
-    wanted = Filter(status, graph, thread_id, created_after_ms)
+    after_ms = None if created_after is None else int(created_after.timestamp() * 1000)
+    wanted = Filter(statuses=status or (), graphs=graph or (), thread_id=thread_id, created_after_ms=after_ms)
     try:
         jobs, next_cursor = await list_jobs(services.redis, caller.tenant, wanted, limit=limit, cursor=cursor)
     except BadCursor:
-        raise Problem("invalid_cursor", "This cursor is not one that a list gave. Start over without a cursor.") from None
+        raise Problem(
+            "invalid_cursor", "This cursor is not one that a list gave. Start over without a cursor."
+        ) from None
     items = [job_document(job.id, job.record, with_output=False) for job in jobs]
     return json_answer({"items": items, "next_cursor": next_cursor})
 
@@ -98,7 +100,7 @@ async def get_jobs(
     description="Ends a waiting or interrupted job at once, and asks a running one to end, which takes it a moment.",
     responses=answers(202, Accepted, "The job is cancelled, or will be.", "job_not_found", "job_ended"),
 )
-async def cancel_job(job_id: JobId, caller: CallerOf, services: ServicesOf) -> Response:
+async def cancel_job(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
     outcome, status, graph = await services.jobs.cancel(caller.tenant, job_id)
     if outcome == "missing":
         raise job_not_found()
@@ -116,7 +118,7 @@ async def cancel_job(job_id: JobId, caller: CallerOf, services: ServicesOf) -> R
     description="Starts another round of the same job, with its input and all its tries.",
     responses=answers(202, Accepted, "The job is queued again.", "job_not_found", "job_not_retryable"),
 )
-async def retry_job(job_id: JobId, caller: CallerOf, services: ServicesOf) -> Response:
+async def retry_job(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
     outcome, status = await services.jobs.retry(caller.tenant, job_id)
     if outcome == "missing":
         raise job_not_found()
@@ -132,7 +134,7 @@ async def retry_job(job_id: JobId, caller: CallerOf, services: ServicesOf) -> Re
     description="Erases record, input, output and events. Its webhook deliveries are kept until they have been made.",
     responses=answers(204, None, "The job is gone.", "job_not_found", "job_not_ended"),
 )
-async def delete_job(job_id: JobId, caller: CallerOf, services: ServicesOf) -> Response:
+async def delete_job(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
     outcome, status = await services.jobs.erase(caller.tenant, job_id)
     if outcome == "missing":
         raise job_not_found()
@@ -156,8 +158,9 @@ async def _ended(request: Request, services: Services, caller: Caller, job_id: s
         if job.status in ENDED:
             return job
         gone = asyncio.create_task(_disconnected(request))
+        either: list[asyncio.Future[Any]] = [word, gone]
         try:
-            await asyncio.wait([word, gone], timeout=min(seconds, MAX_WAIT_SECONDS), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=min(seconds, MAX_WAIT_SECONDS), return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
         if word.done() and word.result() == "unavailable":

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import structlog
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.documents import answers
 from gateway.limits import JSONRoute, answered_in_time
-from gateway.services import Services, services
+from gateway.services import CurrentServices
 from shared.metrics import QueueState, exposition
 from shared.store import StoreError
 
@@ -25,7 +23,7 @@ router = APIRouter(tags=["operations"], route_class=JSONRoute)
     responses=answers(200, None, "Prometheus' text format.", uses_store=False),
     response_class=Response,
 )
-async def get_metrics(services: Annotated[Services, Depends(services)]) -> Response:
+async def get_metrics(services: CurrentServices) -> Response:
     text = exposition()
     try:
         async with answered_in_time():

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from fastapi import APIRouter, Body, Header, Request, Response
 from pydantic import ValidationError
 
-from gateway.auth import Caller, caller
+from gateway.auth import CurrentCaller
 from gateway.documents import JOB_ID, Accepted, BatchAnswer, BatchRequest, answers
 from gateway.errors import Problem, internal_problem, store_problem, validation_problem
 from gateway.limits import JSONRoute
 from gateway.routes.answer import accepted, json_answer
-from gateway.services import Services, services
+from gateway.services import CurrentServices
 from gateway.submission import Submission
 from shared.jobs import JobRequest
 from shared.metrics import JOBS_SUBMITTED
@@ -32,7 +32,9 @@ IdempotencyKey = Annotated[
         examples=["order-4711"],
     ),
 ]
-Traceparent = Annotated[str | None, Header(description="W3C trace context, kept on the job; ignored where it is malformed.")]
+Traceparent = Annotated[
+    str | None, Header(description="W3C trace context, kept on the job; ignored where it is malformed.")
+]
 
 _MESSAGE = {"messages": [{"role": "user", "content": "My router blinks red. What now?"}]}
 _EXAMPLES = {
@@ -73,9 +75,9 @@ _BATCH_EXAMPLES = {
 )  # fmt: skip
 async def submit(
     request: Request,
-    body: Annotated[JobRequest, Body(openapi_examples=_EXAMPLES)],  # type: ignore[arg-type]
-    caller: Annotated[Caller, Depends(caller)],
-    services: Annotated[Services, Depends(services)],
+    body: Annotated[JobRequest, Body(openapi_examples=_EXAMPLES)],
+    caller: CurrentCaller,
+    services: CurrentServices,
     idempotency_key: IdempotencyKey = None,
     traceparent: Traceparent = None,
 ) -> Response:
@@ -94,17 +96,17 @@ async def submit(
     status_code=202,
     summary="Submit up to 1,000 jobs",
     description=(
-        "Accepts the jobs that are right, each for itself, and says for the others what is wrong with them: `items` has an "
-        "answer for each job, in order. The pointers in an item's errors are into that job. With an `Idempotency-Key` the "
-        "whole batch can be sent again: each job is known by the key and its place in the batch."
+        "Accepts the jobs that are right, each for itself, and says for the others what is wrong with them: `items` "
+        "has an answer for each job, in order. The pointers in an item's errors are into that job. With an "
+        "`Idempotency-Key` the whole batch can be sent again: each job is known by the key and its place in the batch."
     ),
     responses=answers(202, BatchAnswer, "The batch is taken; each item says for itself.", reads_body=True),
 )
 async def submit_batch(
     request: Request,
-    body: Annotated[BatchRequest, Body(openapi_examples=_BATCH_EXAMPLES)],  # type: ignore[arg-type]
-    caller: Annotated[Caller, Depends(caller)],
-    services: Annotated[Services, Depends(services)],
+    body: Annotated[BatchRequest, Body(openapi_examples=_BATCH_EXAMPLES)],
+    caller: CurrentCaller,
+    services: CurrentServices,
     idempotency_key: IdempotencyKey = None,
     traceparent: Traceparent = None,
 ) -> Response:
@@ -113,8 +115,9 @@ async def submit_batch(
     items: list[dict[str, Any] | None] = []
     for place, sent in enumerate(body.jobs):
         try:
-            # A space cannot stand in a key: no other request's key is equal to one of these.
-            jobs.append(await submission.job(_validated(sent), sent, f"{idempotency_key} {place}" if idempotency_key else ""))
+            # No client's key has a space in it, so none is equal to one of these.
+            key = f"{idempotency_key} {place}" if idempotency_key else ""
+            jobs.append(await submission.job(_validated(sent), sent, key))
             items.append(None)
         except Problem as problem:
             items.append({"error": problem.document()})
@@ -150,7 +153,7 @@ def _answer(job: NewJob, submitted: Submitted) -> dict[str, Any]:
         detail = "This Idempotency-Key was used with another request in the last 24 hours. Use a new key for a new job."
         raise Problem("idempotency_key_reused", detail)
     if submitted.outcome == "busy":
-        detail = "The thread has a job that has not ended, and on_busy is reject. Wait for it, cancel it, or let this one queue."
+        detail = "The thread has a job that has not ended, and on_busy is reject. Wait, cancel it, or let it queue."
         raise Problem("thread_busy", detail, job_id=submitted.id)
     if submitted.outcome == "created":
         JOBS_SUBMITTED.labels(job.graph).inc()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 
 from gateway.documents import WorkerList, answers
 from gateway.limits import JSONRoute
 from gateway.routes.answer import json_answer
-from gateway.services import Services, services
+from gateway.services import CurrentServices
 from shared.records import API
 
 router = APIRouter(prefix=f"{API}/workers", tags=["operations"], route_class=JSONRoute)
@@ -18,8 +16,8 @@ router = APIRouter(prefix=f"{API}/workers", tags=["operations"], route_class=JSO
 @router.get(
     "",
     summary="List the workers",
-    description="The workers that live now, with what they run. One that stops or dies is gone from the list within seconds.",
+    description="The workers that live now, and what they run. One that dies is gone from the list within seconds.",
     responses=answers(200, WorkerList, "The workers."),
 )
-async def get_workers(services: Annotated[Services, Depends(services)]) -> Response:
+async def get_workers(services: CurrentServices) -> Response:
     return json_answer({"items": await services.registry.workers(), "next_cursor": None})

@@ -35,7 +35,7 @@ def connect(url: str, *, connections: int = 32, answer_within: float = 2.0, trie
         retry=Retry(NoBackoff(), tries - 1),
         retry_on_error=[ConnectionError] if tries > 1 else [],
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)
 
 
 def connect_blocking(url: str, *, answer_within: float | None = None) -> Redis:

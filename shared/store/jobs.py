@@ -247,6 +247,19 @@ class JobStore:
             oldest[queue] = max(oldest[queue], seconds - max(times, default=seconds * 1000) / 1000)
         return depths, oldest
 
+    async def arq_queue(self, tenant: str, job_id: str) -> str:
+        """The set that a job waits in: the `_queue_name` with which `arq.jobs.Job(ref, redis, …).status()` tells the truth."""
+        name = ref(tenant, job_id)
+        with store_errors():
+            record = await self.redis.hmget(key("job", name), "queue", "graph", "thread")  # type: ignore[misc]
+            queue, graph, thread = (value.decode() if value else "" for value in record)
+            places = [key("lane", queue, graph, tenant), key("solo", queue, graph), key("due"), key("line", tenant, thread)]
+            pipeline = self.redis.pipeline(transaction=False)
+            for place in places:
+                pipeline.zscore(place, name)
+            ranks = await pipeline.execute()
+        return next((place for place, rank in zip(places, ranks, strict=True) if rank is not None), places[0])
+
     async def _call(self, script: scripts.Script, *args: Argument) -> Any:
         return await run(self.redis, script, self.clock_offset_ms, *args)
 

@@ -11,6 +11,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 
 SQLITE_LOCK_SECONDS = 30
 SETUP_LOCK = 0x6D61735F  # "mas_": one worker at a time creates the tables
+SETUP_RETRY_SECONDS = 0.1
+TRY_LOCK = "SELECT pg_try_advisory_lock(%s) AS locked"
 
 
 class ThreadMemory:
@@ -68,12 +70,13 @@ async def _open_postgres(resources: AsyncExitStack, url: str, connections: int) 
     )
     await pool.open()
     resources.push_async_callback(pool.close)
-    saver = AsyncPostgresSaver(pool)
-    # Two workers that start together would otherwise create the same tables.
+    # Two workers that start together would otherwise create the same tables. They try, for a statement that waits for the lock would
+    # hold up the `CREATE INDEX CONCURRENTLY` of the one that has it.
     async with pool.connection() as connection:
-        await connection.execute("SELECT pg_advisory_lock(%s)", (SETUP_LOCK,))
+        while not (await (await connection.execute(TRY_LOCK, (SETUP_LOCK,))).fetchone())["locked"]:
+            await asyncio.sleep(SETUP_RETRY_SECONDS)
         try:
-            await saver.setup()
+            await AsyncPostgresSaver(connection).setup()
         finally:
             await connection.execute("SELECT pg_advisory_unlock(%s)", (SETUP_LOCK,))
-    return saver
+    return AsyncPostgresSaver(pool)

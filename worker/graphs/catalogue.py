@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import structlog
 
 from shared.store import Registry
@@ -43,7 +44,7 @@ class Catalogue:
 
 async def _entry(graph: LoadedGraph) -> dict[str, Any]:
     async with graph.open({"configurable": {}}) as compiled:
-        input_schema, graph.message_fields = publish_message_fields(
+        input_schema, graph.to_messages = publish_message_fields(
             _schema(graph.id, "input", compiled.get_input_jsonschema) or {}
         )
         return {
@@ -59,7 +60,9 @@ async def _entry(graph: LoadedGraph) -> dict[str, Any]:
 def _schema(graph_id: str, part: str, make: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
     """A JSON schema, or None where LangGraph cannot make one of the graph's types: then any input is passed on."""
     try:
-        return make()
+        schema = make()
+        orjson.dumps(schema)  # it is published as JSON
+        return schema
     except Exception as error:
         logger.warning("graph has no schema", graph=graph_id, part=part, error=str(error))
         return None

@@ -52,12 +52,15 @@ def read_graphs_config(path: Path) -> GraphsConfig:
         raise SettingsError(f"GRAPHS_CONFIG is wrong: {path} is not JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("graphs"), dict):
         raise SettingsError(f'GRAPHS_CONFIG is wrong: {path} needs "graphs": {{"id": "./file.py:graph"}}')
+    dependencies, env = content.get("dependencies") or [], content.get("env") or {}
+    if not isinstance(dependencies, list) or not isinstance(env, dict | str):
+        raise SettingsError(f'GRAPHS_CONFIG is wrong: {path} needs "dependencies" as a list, "env" as a file or an object')
     folder = path.resolve().parent
     return GraphsConfig(
         folder=folder,
         graphs=[_spec(path, graph_id, entry) for graph_id, entry in content["graphs"].items()],
-        dependencies=[str(name) for name in content.get("dependencies", [])],
-        env=_env(folder, content.get("env", {})),
+        dependencies=[str(name) for name in dependencies],
+        env=_env(folder, env),
     )
 
 
@@ -65,11 +68,12 @@ def _spec(path: Path, graph_id: str, entry: Any) -> GraphSpec:
     if isinstance(entry, str):
         return GraphSpec(graph_id, entry)
     if isinstance(entry, dict) and isinstance(entry.get("path"), str):
-        return GraphSpec(graph_id, entry["path"], entry.get("description"))
+        description = entry.get("description")
+        return GraphSpec(graph_id, entry["path"], None if description is None else str(description))
     raise SettingsError(f'GRAPHS_CONFIG is wrong: graph "{graph_id}" in {path} must be "./file.py:name" or have a "path"')
 
 
-def _env(folder: Path, env: Any) -> dict[str, str]:
+def _env(folder: Path, env: dict[str, Any] | str) -> dict[str, str]:
     if isinstance(env, str):
         return {name: value for name, value in dotenv_values(folder / env).items() if value is not None}
     return {str(name): str(value) for name, value in env.items()}

@@ -1,7 +1,7 @@
 """Graphs as their authors wrote them: compiled graphs, `StateGraph`s, and factories of either.
 
-A factory may be a function, a coroutine function or an async context manager, with or without the run's config; it is called for
-each run. One that cannot be imported is a `LoadFailure` and stops nothing else.
+A factory may be a function, a coroutine function or a context manager, async or not, with or without the run's config; it is
+called for each run. One that cannot be imported is a `LoadFailure` and stops nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha1
 from pathlib import Path
@@ -26,6 +26,7 @@ from langgraph.pregel import Pregel
 
 from shared.jobs import NAME_PATTERN
 from worker.graphs.config import GraphsConfig, GraphSpec
+from worker.graphs.messages import Convert
 
 AnyGraph = Pregel[Any, Any, Any, Any]
 Saver = BaseCheckpointSaver[Any]
@@ -47,7 +48,7 @@ class LoadedGraph:
     id: str
     description: str
     source: Any
-    message_fields: frozenset[str] = frozenset()
+    to_messages: Convert = lambda values: values  # noqa: E731 - the input with its messages as LangChain's
     _ready: dict[int, AnyGraph] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -62,11 +63,19 @@ class LoadedGraph:
         made = self.source(config) if _takes_config(self.source) else self.source()
         if inspect.isawaitable(made):
             made = await made
-        if isinstance(made, AbstractAsyncContextManager):
-            async with made as graph:
-                yield _with_saver(graph, saver)
-        else:
-            yield _with_saver(made, saver)
+        raised: BaseException | None = None
+        async with AsyncExitStack() as resources:
+            if isinstance(made, AbstractAsyncContextManager):
+                made = await resources.enter_async_context(made)
+            elif isinstance(made, AbstractContextManager):
+                made = resources.enter_context(made)
+            try:
+                yield _with_saver(made, saver)
+            except BaseException as error:
+                raised = error
+                raise
+        if raised is not None:  # the author's context manager swallowed it: the run has failed nevertheless
+            raise raised
 
 
 def load_graphs(config: GraphsConfig) -> tuple[list[LoadedGraph], list[LoadFailure]]:
@@ -83,7 +92,7 @@ def load_graphs(config: GraphsConfig) -> tuple[list[LoadedGraph], list[LoadFailu
 
 
 def _load(folder: Path, spec: GraphSpec) -> LoadedGraph:
-    if not re.match(NAME_PATTERN, spec.id):
+    if not re.fullmatch(NAME_PATTERN, spec.id):
         raise ValueError("a graph's id has letters, digits, dot, dash and underscore only, 128 at most")
     place, _, attribute = spec.source.rpartition(":")
     if not place or not attribute:
@@ -97,13 +106,15 @@ def _load(folder: Path, spec: GraphSpec) -> LoadedGraph:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file by its path, once, under a name that no package can have."""
+    """Import a file by its path, once: as a part of its package, or else under a name that no package can have."""
     path = path.resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    known = [module for module in sys.modules.values() if getattr(module, "__file__", None) == str(path)]
+    known = [module for module in list(sys.modules.values()) if getattr(module, "__dict__", {}).get("__file__") == str(path)]
     if known:
         return known[0]
+    if (path.parent / "__init__.py").is_file():
+        return _import_from_package(path)
     name = f"graph_file_{path.stem}_{sha1(str(path).encode(), usedforsecurity=False).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -115,6 +126,19 @@ def _import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    return module
+
+
+def _import_from_package(path: Path) -> ModuleType:
+    """Import a file that may import its neighbours by `from . import …`."""
+    name, root = path.stem, path.parent
+    while (root / "__init__.py").is_file():
+        name, root = f"{root.name}.{name}", root.parent
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+    module = importlib.import_module(name)
+    if module.__file__ != str(path):
+        raise ImportError(f"{name} is {module.__file__}, which comes before {path}: rename the package")
     return module
 
 
@@ -130,7 +154,11 @@ def _is_factory(source: Any) -> bool:
 
 
 def _takes_config(factory: Callable[..., Any]) -> bool:
-    return len(inspect.signature(factory).parameters) > 0
+    """Whether the first parameter is the config: called or annotated so, or without a default of its own."""
+    first = next(iter(inspect.signature(factory).parameters.values()), None)
+    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        return False
+    return first.default is first.empty or first.name == "config" or "RunnableConfig" in str(first.annotation)
 
 
 def _first_line(documented: Any) -> str | None:

@@ -6,75 +6,136 @@ its reducer takes. The published schema says what `convert_to_messages` accepts:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from langchain_core.messages import convert_to_messages
 
-_ROLES = ["user", "human", "assistant", "ai", "system", "developer", "tool", "function", "remove"]
-_CONTENT = {
+Convert = Callable[[Any], Any]
+_PLAIN_ROLES = ["user", "human", "assistant", "ai", "system", "developer"]
+_ROLES = [*_PLAIN_ROLES, "tool", "function", "remove"]
+_CLASSES = [
+    f"{kind}Message{chunk}" for kind in ("Human", "AI", "System", "Tool", "Function") for chunk in ("", "Chunk")
+] + ["RemoveMessage"]  # fmt: skip
+_CONTENT = {"type": ["string", "array"], "items": {"type": ["string", "object"]}}
+_CONTENT_OR_NULL = {**_CONTENT, "type": ["string", "array", "null"]}
+_TOOL_CALL = {
     "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}},
-        {"type": "null"},
-    ]
+        {
+            "properties": {"name": {"type": "string"}, "args": {"type": "object"}, "id": {"type": ["string", "null"]}},
+            "required": ["name", "args", "id"],
+            "propertyNames": {"enum": ["name", "args", "id", "type", "extras"]},
+        },
+        {
+            "properties": {
+                "id": {"type": ["string", "null"]},
+                "function": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "arguments": {"type": ["string", "object"], "pattern": r"^\s*\{"},
+                    },
+                    "required": ["name", "arguments"],
+                },
+            },
+            "required": ["id", "function"],
+        },
+    ],
+    "type": "object",
 }
 _OPTIONAL = {
-    "id": {"type": ["string", "null"]},
+    "id": {"type": ["string", "number", "null"]},
     "name": {"type": ["string", "null"]},
-    "tool_calls": {"type": ["array", "null"], "items": {"type": "object"}},
-    "tool_call_id": {"type": ["string", "null"]},
+    "tool_calls": {"type": ["array", "null"], "items": _TOOL_CALL},
+    "additional_kwargs": {"type": "object"},
+    "response_metadata": {"type": ["object", "null"]},
 }
-_TOOL_NEEDS_ID = {
-    "if": {"anyOf": [{"properties": {name: {"const": "tool"}}, "required": [name]} for name in ("role", "type")]},
-    "then": {"required": ["tool_call_id"], "properties": {"tool_call_id": {"type": "string"}}},
-}
+
+
+def _of_kind(*kinds: str) -> dict[str, Any]:
+    """Matches an object of these kinds: `role` says which, and `type` where there is no role."""
+    enum = {"enum": list(kinds)}
+    return {
+        "if": {"required": ["role"]},
+        "then": {"properties": {"role": enum}},
+        "else": {"properties": {"type": enum}, "required": ["type"]},
+    }
+
+
 MESSAGE_SCHEMA: dict[str, Any] = {
     "title": "Message",
     "description": "A role/content object, a [role, content] pair, or a plain string (from the user).",
     "anyOf": [
         {"type": "string"},
-        {
-            "type": "array",
-            "prefixItems": [{"enum": [role for role in _ROLES if role not in ("tool", "function", "remove")]}, _CONTENT],
-            "items": False,
-            "minItems": 2,
-        },
+        {"type": "array", "prefixItems": [{"enum": _PLAIN_ROLES}, _CONTENT], "items": False, "minItems": 2},
         {
             "type": "object",
-            "properties": {"role": {"enum": _ROLES}, "content": _CONTENT, **_OPTIONAL},
-            "required": ["role", "content"],
-            **_TOOL_NEEDS_ID,
+            "properties": _OPTIONAL,
+            "required": ["content"],
+            "allOf": [
+                _of_kind(*_ROLES),
+                {"if": _of_kind(*_PLAIN_ROLES, "function"), "then": {"properties": {"content": _CONTENT_OR_NULL}}},
+                {
+                    "if": _of_kind("tool"),
+                    "then": {
+                        "required": ["tool_call_id"],
+                        "properties": {
+                            "tool_call_id": {"type": ["string", "number"]},
+                            "status": {"enum": ["success", "error", None]},
+                        },
+                    },
+                    "else": {"properties": {"tool_call_id": {"type": ["string", "null"]}}},
+                },
+                {
+                    "if": _of_kind("function"),
+                    "then": {"required": ["name"], "properties": {"name": {"type": "string"}}},
+                },
+                {
+                    "if": _of_kind("remove"),
+                    "then": {"required": ["id"], "properties": {"id": {"type": ["string", "number"]}}},
+                },
+            ],
         },
         {
+            "description": "LangChain's own serialization.",
             "type": "object",
-            "properties": {"type": {"enum": _ROLES}, "content": _CONTENT, **_OPTIONAL},
-            "required": ["type", "content"],
-            **_TOOL_NEEDS_ID,
+            "properties": {
+                "lc": {"const": 1},
+                "type": {"const": "constructor"},
+                "id": {"type": "array", "contains": {"enum": _CLASSES}},
+                "kwargs": {"type": "object", "required": ["content"]},
+            },
+            "required": ["lc", "type", "id", "kwargs"],
         },
     ],
     "examples": [{"role": "user", "content": "My router blinks red. What now?"}],
 }
-_MESSAGE_DEFS = ("AIMessage", "HumanMessage", "BaseMessage")
+_NAME = "MessageLike"
+_MESSAGE = {"$ref": f"#/$defs/{_NAME}"}
+# A pair is a message only within a list: a list of two strings is two messages.
+_MESSAGES = {"anyOf": [{"type": "array", "items": _MESSAGE}, {"type": ["string", "object"], **_MESSAGE}]}
 
 
-def publish_message_fields(schema: dict[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
-    """A JSON schema with its message unions replaced, and the names of the top-level fields that hold messages."""
-    names = frozenset(
-        name for name, field in schema.get("properties", {}).items() if _is_list_of_messages(field) or _is_message(field)
-    )
+def publish_message_fields(schema: dict[str, Any]) -> tuple[dict[str, Any], Convert]:
+    """A JSON schema with its message unions replaced, and what turns a value that fits it into what the graph takes.
+
+    The conversion raises ValueError, TypeError or NotImplementedError for what is no message.
+    """
+    definitions = dict(schema.get("$defs", {}))
+    convert = _conversion(schema, definitions, ())
+    if convert is None:
+        return schema, _as_it_is
     replaced = _replace(schema)
-    if not _mentions(replaced, "Message"):
-        return schema, names
-    definitions = replaced.pop("$defs", {})
-    definitions["Message"] = MESSAGE_SCHEMA
-    return _with_used_definitions(replaced, definitions), names
+    definitions = {**replaced.pop("$defs", {}), _NAME: MESSAGE_SCHEMA}
+    return _with_used_definitions(replaced, definitions), convert
 
 
-def coerce_messages(values: Any, fields: frozenset[str]) -> Any:
-    """An input with its message fields as LangChain messages. Raises ValueError for what is none."""
-    if not fields or not isinstance(values, dict):
-        return values
-    return {name: _to_messages(value) if name in fields else value for name, value in values.items()}
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _to_message(value: Any) -> Any:
+    return None if value is None else convert_to_messages([value])[0]
 
 
 def _to_messages(value: Any) -> Any:
@@ -83,13 +144,42 @@ def _to_messages(value: Any) -> Any:
     return convert_to_messages(value if isinstance(value, list) else [value])
 
 
+def _conversion(node: Any, definitions: dict[str, Any], within: tuple[str, ...]) -> Convert | None:
+    """What to do with a value of this schema; None where there is nothing to do. `within` holds the types around it."""
+    if _is_list_of_messages(node):
+        return _to_messages
+    if _is_message(node):
+        return _to_message
+    if not isinstance(node, dict):
+        return None
+    if "$ref" in node:
+        name = node["$ref"].rpartition("/")[2]
+        return None if name in within else _conversion(definitions.get(name), definitions, (*within, name))
+    options = [option for option in node.get("anyOf", ()) if option != {"type": "null"}]
+    if len(options) == 1:
+        return _conversion(options[0], definitions, within)
+    fields = {name: _conversion(field, definitions, within) for name, field in node.get("properties", {}).items()}
+    each_item = _conversion(node.get("items"), definitions, within)
+    each_value = _conversion(node.get("additionalProperties"), definitions, within)
+    if each_item is None and each_value is None and not any(fields.values()):
+        return None
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: (fields.get(name) or each_value or _as_it_is)(part) for name, part in value.items()}
+        return [each_item(part) for part in value] if isinstance(value, list) and each_item else value
+
+    return convert
+
+
 def _is_message(node: Any) -> bool:
     if not isinstance(node, dict):
         return False
     if node.get("$ref") == "#/$defs/BaseMessage":
         return True
-    refs = {option.get("$ref", "") for option in node.get("anyOf", node.get("oneOf", [])) if isinstance(option, dict)}
-    return {f"#/$defs/{name}" for name in _MESSAGE_DEFS[:2]} <= refs
+    options = node.get("anyOf", node.get("oneOf"))
+    refs = {option.get("$ref") for option in options if isinstance(option, dict)} if isinstance(options, list) else set()
+    return {"#/$defs/AIMessage", "#/$defs/HumanMessage"} <= refs
 
 
 def _is_list_of_messages(node: Any) -> bool:
@@ -98,10 +188,9 @@ def _is_list_of_messages(node: Any) -> bool:
 
 def _replace(node: Any) -> Any:
     if _is_list_of_messages(node):
-        one, rest = {"$ref": "#/$defs/Message"}, {k: v for k, v in node.items() if k not in ("type", "items")}
-        return {**rest, "anyOf": [{"type": "array", "items": one}, one]}
+        return {**{name: value for name, value in node.items() if name not in ("type", "items")}, **_MESSAGES}
     if _is_message(node):
-        return {"$ref": "#/$defs/Message"}
+        return _MESSAGE
     if isinstance(node, dict):
         return {name: _replace(value) for name, value in node.items()}
     if isinstance(node, list):

@@ -1,4 +1,4 @@
-"""Webhooks over real HTTP and TLS on loopback, out of a real store, to receivers that behave and receivers that do not."""
+"""Webhooks over real HTTP and TLS on loopback, out of a real store, to receivers good and bad."""
 
 from __future__ import annotations
 
@@ -266,6 +266,19 @@ async def test_the_connection_goes_to_the_address_that_was_checked(
     await post("https://rebinding.test/hook", allow=[])
     assert connected == ["93.184.215.14"]
     assert asked == ["rebinding.test"]
+
+
+async def test_plain_http_never_leaves_the_allowed_networks(
+    names: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_connection(*_: object, **__: object) -> None:
+        pytest.fail("a connection was made")
+
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", no_connection)
+    names(["93.184.215.14"])
+    assert await post("http://hooks.test/hook") == Answer(
+        error="refused: a webhook to hooks.test needs https: http is only for WEBHOOK_ALLOW_NETWORKS"
+    )
 
 
 async def test_a_name_is_looked_up_once_and_rebinding_reaches_nothing(

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from gateway import child as child_module
 from gateway.child import Child, FirstRunError
+from gateway.lockfile import LockFile
 from tests.servers import is_alive
 
 FOREVER = "import time; time.sleep(600)"
@@ -27,7 +28,9 @@ STUBBORN = (
 class Watched:
     """A child with what it said and the process ids it had."""
 
-    def __init__(self, code: str, *, stop_within: float = 5.0, log_file: Path | None = None) -> None:
+    def __init__(
+        self, code: str, *, stop_within: float = 5.0, log_file: Path | None = None, inherited_fds: Sequence[int] = ()
+    ) -> None:
         self.said: list[str] = []
         self.pids: list[int] = []
         self.child = Child(
@@ -37,6 +40,7 @@ class Watched:
             started=self.pids.append,
             stop_within=stop_within,
             log_file=log_file,
+            inherited_fds=inherited_fds,
         )
 
 
@@ -131,6 +135,20 @@ async def test_a_program_does_not_hear_a_signal_to_the_group_of_its_parent() -> 
     async with kept(watched):
         await until(lambda: watched.pids)
         assert os.getpgid(watched.pids[0]) != os.getpgid(0)
+
+
+async def test_a_program_holds_the_lock_that_it_was_given_through_every_restart(tmp_path: Path) -> None:
+    lock, other = LockFile(tmp_path / "lock"), LockFile(tmp_path / "lock")
+    assert lock.take()
+    watched = Watched(FOREVER, inherited_fds=lock.held())
+    async with kept(watched):
+        await until(lambda: watched.pids)
+        await watched.child.restart()
+        await until(lambda: len(watched.pids) == 2)
+        lock.drop()
+        assert not other.take()
+    assert other.take()
+    other.drop()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")

@@ -200,6 +200,7 @@ def test_no_spelling_of_a_loopback_address_is_taken(scheme: str, host: str) -> N
         "https://example.com:80:443/",
         "https://exa mple.com/",
         "https://example.com/a b",
+        "https://example.com/a\\b",
         "https://example.com/a\tb",
         "https://example.com/a\r\nHost: evil",
         "https://example.com/\x00",
@@ -222,6 +223,11 @@ def test_what_is_no_plain_url_is_refused_with_a_sentence(url: str) -> None:
     with pytest.raises(AddressRefused) as refused:
         check_url(url, LOOPBACK)
     assert len(str(refused.value)) > 15
+
+
+def test_a_user_name_in_the_url_is_refused_in_words() -> None:
+    with pytest.raises(AddressRefused, match="no user name and no password"):
+        check_url("https://user:password@example.com/", [])
 
 
 @given(st.text() | st.text().map(lambda rest: "https://" + rest) | st.text().map(lambda rest: "https://[" + rest))

@@ -113,13 +113,14 @@ class InMemoryDeliveries:
 
 
 class Network:
-    """Stands in for `DeliveryClient`: answers every post with `answer`, after `hold` is let go."""
+    """Stands in for `DeliveryClient`: answers each post with `answer` once `hold` is let go, `uneven` in their time."""
 
     def __init__(self) -> None:
         self.answer: Answer | Exception = Answer(204, body="")
         self.posts: list[tuple[str, Mapping[str, str], bytes]] = []
         self.now = 0
         self.most = 0
+        self.uneven = False
         self.hold = threading.Event()
         self.hold.set()
 
@@ -139,6 +140,8 @@ class Network:
         try:
             while not self.hold.is_set():  # noqa: ASYNC110 - set from the test's thread
                 await asyncio.sleep(0.005)
+            if self.uneven:
+                await asyncio.sleep(0.01 * (len(self.posts) % 5))
         finally:
             self.now -= 1
         if isinstance(self.answer, Exception):
@@ -260,6 +263,25 @@ def test_a_bug_while_sending_is_an_attempt_on_record(
     assert "KeyError" in (finished.attempt.error or "")
 
 
+def test_a_bug_while_deciding_is_logged_and_stops_nobody_else(
+    store: InMemoryDeliveries, network: Network, sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = webhooks.decide
+
+    def decide_with_a_bug(answer: Answer, step: int, **rest: Any) -> Any:
+        if step == 7:
+            raise KeyError("a bug")
+        return decide(answer, step, **rest)
+
+    monkeypatch.setattr(webhooks, "decide", decide_with_a_bug)
+    store.waiting += [replace(FIRST, id="bad.1.succeeded", step=7), FIRST]
+    with structlog.testing.capture_logs() as lines:
+        sender.start()
+        store.wait_finished(1)
+        wait_until(lambda: "webhook_try_broke_off" in [line["event"] for line in lines])
+    assert [finished.delivery.id for finished in store.finished] == [FIRST.id]
+
+
 def test_no_more_are_claimed_than_can_be_sent_at_once(
     store: InMemoryDeliveries, network: Network, sender: WebhookSender
 ) -> None:
@@ -268,6 +290,7 @@ def test_no_more_are_claimed_than_can_be_sent_at_once(
     sender.start()
     wait_until(lambda: len(network.posts) == 4)
     assert len(store.waiting) == 16
+    network.uneven = True
     network.hold.set()
     store.wait_finished(20)
     assert network.most == 4

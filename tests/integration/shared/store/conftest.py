@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from redis import Redis as SyncRedis
@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from shared.store import connect, connect_blocking, connect_sync
 from tests.job_queue import JobQueue
+from tests.servers import Valkey
 from tests.store_audit import audit
 
 
@@ -32,6 +33,17 @@ def sync_redis(valkey_url: str) -> Iterator[SyncRedis]:
     """A synchronous connection to the same server."""
     with connect_sync(valkey_url, answer_within=5) as client:
         yield client
+
+
+@pytest.fixture
+def empty_server(valkey_server: Valkey) -> Callable[[], tuple[Redis, SyncRedis]]:
+    """Gives two connections to a server that is empty, each time it is called."""
+
+    def connections() -> tuple[Redis, SyncRedis]:
+        valkey_server.flush()
+        return connect(valkey_server.url), connect_sync(valkey_server.url, answer_within=5)
+
+    return connections
 
 
 @pytest.fixture

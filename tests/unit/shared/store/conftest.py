@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import fakeredis
 import pytest
@@ -37,6 +37,17 @@ def sync_redis(fake_server: fakeredis.FakeServer) -> Iterator[SyncRedis]:
     """A synchronous connection to the same server."""
     with fakeredis.FakeRedis(server=fake_server) as client:
         yield client
+
+
+@pytest.fixture
+def empty_server() -> Callable[[], tuple[Redis, SyncRedis]]:
+    """Gives two connections to a server that is empty, each time it is called."""
+
+    def connections() -> tuple[Redis, SyncRedis]:
+        server = fakeredis.FakeServer(server_type="valkey")
+        return fakeredis.FakeAsyncRedis(server=server), fakeredis.FakeRedis(server=server)
+
+    return connections
 
 
 @pytest.fixture

@@ -1,0 +1,161 @@
+"""A gateway on a Redis in memory, a client that speaks to it without a socket, and someone who plays the worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import fakeredis
+import httpx
+import orjson
+import pytest
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from gateway.main import create_app
+from gateway.notices import Waiters
+from gateway.services import Services
+from shared.settings import Settings
+from shared.store import Claimed, DeliveryStore, JobStore, Registry
+
+SECRET_KEY = "a key for tests only, of forty characters"
+LENIENT: dict[str, Any] = {"id": "echo", "description": "Says it again.", "input_schema": None, "context_schema": None}
+STRICT: dict[str, Any] = {
+    "id": "strict",
+    "description": "Takes a count and messages.",
+    "input_schema": {
+        "type": "object",
+        "properties": {
+            "count": {"type": "integer"},
+            "note": {"type": "string", "maxLength": 10},
+            "messages": {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"type": "object", "required": ["role"]}},
+                ]
+            },
+        },
+        "required": ["count"],
+        "additionalProperties": False,
+    },
+    "output_schema": {"type": "object"},
+    "context_schema": {"type": "object", "properties": {"language": {"enum": ["en", "zh"]}}},
+    "drawing": "graph TD;",
+}
+BROKEN = {"type": "ImportError", "message": "No module named 'nowhere'"}
+
+
+class PlayedWorker:
+    """Claims jobs and ends them, as a worker does."""
+
+    def __init__(self, jobs: JobStore, graphs: tuple[str, ...] = ("echo", "strict")) -> None:
+        self.jobs = jobs
+        self.graphs = graphs
+
+    async def claim(self) -> Claimed:
+        """The next job."""
+        claim = await self.jobs.claim(
+            "worker-1",
+            lease_seconds=10,
+            limit=1,
+            max_bytes=2**24,
+            recover=False,
+            queues=["default"],
+            graphs=self.graphs,
+        )
+        assert claim.jobs, "no job is ready"
+        return claim.jobs[0]
+
+    async def finish(self, job: Claimed, status: str = "succeeded", output: bytes = b"null", **fields: bytes) -> None:
+        """End its round."""
+        assert await self.jobs.finish("worker-1", job, status, output=output, fields=fields) == "done"  # type: ignore[arg-type]
+
+    async def run(self, status: str = "succeeded", output: bytes = b"null", **fields: bytes) -> Claimed:
+        """Claim a job and end its round."""
+        job = await self.claim()
+        await self.finish(job, status, output, **fields)
+        return job
+
+
+class Gateway:
+    """A running gateway, a client of it, and the stores behind it."""
+
+    def __init__(self, app: FastAPI, http: httpx.AsyncClient) -> None:
+        self.app = app
+        self.http = http
+        self.services: Services = app.state.services
+        self.jobs: JobStore = self.services.jobs
+        self.deliveries: DeliveryStore = self.services.deliveries
+        self.registry: Registry = self.services.registry
+        self.waiters: Waiters = self.services.waiters
+        self.worker = PlayedWorker(self.jobs)
+
+    async def submit(self, graph: str = "echo", input: Any = None, **fields: Any) -> str:
+        """The id of an accepted job."""
+        answer = await self.http.post("/api/v1/jobs", json={"graph": graph, "input": input, **fields})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        """POST under /api/v1: bytes as they are, all else as JSON."""
+        content = body if isinstance(body, bytes) else orjson.dumps(body)
+        names = {"content-type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
+        return await self.http.post(f"/api/v1{path}", content=content, headers=names)
+
+    async def get(self, path: str, **parameters: Any) -> httpx.Response:
+        """GET under /api/v1."""
+        return await self.http.get(f"/api/v1{path}", params=parameters)
+
+
+MakeGateway = Callable[..., AbstractAsyncContextManager[Gateway]]
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The problem document of an answer that has to be this one."""
+    assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = dict(answer.json())
+    assert document["status"] == status
+    assert document["detail"].endswith((".", '"', "…")) or code in ("validation_error", "invalid_input")
+    return document
+
+
+@pytest.fixture
+def fake_server() -> fakeredis.FakeServer:
+    return fakeredis.FakeServer(server_type="valkey")
+
+
+@pytest.fixture
+async def redis(fake_server: fakeredis.FakeServer) -> AsyncIterator[Redis]:
+    async with fakeredis.FakeAsyncRedis(server=fake_server) as client:
+        yield client
+
+
+@pytest.fixture
+def make_gateway(fake_server: fakeredis.FakeServer) -> MakeGateway:
+    """Starts a gateway with settings of the test's own, for as long as a `with` block lasts."""
+
+    @asynccontextmanager
+    async def make(*, redis: Any = None, notices_redis: Any = None, **settings: Any) -> AsyncIterator[Gateway]:
+        app = create_app(
+            Settings(**{"secret_key": SECRET_KEY, "auth_required": False, **settings}),
+            redis=redis or fakeredis.FakeAsyncRedis(server=fake_server),
+            notices_redis=notices_redis or fakeredis.FakeAsyncRedis(server=fake_server),
+        )
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://gateway.test") as http,
+        ):
+            yield Gateway(app, http)
+
+    return make
+
+
+@pytest.fixture
+async def gateway(make_gateway: MakeGateway) -> AsyncIterator[Gateway]:
+    """A gateway without authentication, and a catalogue of a lenient graph, a strict one, and one that fails to load."""
+    async with make_gateway() as made:
+        await made.registry.publish({"echo": LENIENT, "strict": STRICT}, {"broken": BROKEN})
+        yield made
