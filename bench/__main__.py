@@ -1,4 +1,4 @@
-"""`python -m bench` (or `make bench`): measures everything in one run on this machine, prints the table and keeps it."""
+"""`python -m bench` (or `make bench`): measures everything in one run, prints the table and keeps it."""
 
 from __future__ import annotations
 
@@ -43,13 +43,17 @@ def finished(url: str, before: int, jobs: int) -> None:
 
 
 def drained_per_second(url: str, base: str, jobs: int, workers: int, folder: Path) -> float:
-    """Finished jobs/s of a backlog: the jobs wait, then the workers (imports done, held back by an empty queue) get them at once."""
+    """Finished jobs/s of a burst, from the first submit to the last end, with warm workers."""
     with ExitStack() as running, redis.Redis.from_url(url) as client:
         for _ in range(workers):
             running.enter_context(worker(url, folder / "worker.log", WORKER_ROLES="jobs"))
         workers_ready(url, workers)
         child("bench.load", "submit", base, 100, 8)  # warm
-        until(lambda: not client.zcard("mas:leases") and not client.zcard("mas:index:default:two_nodes:queued"), 30, "warm")
+        until(
+            lambda: not client.zcard("mas:leases") and not client.zcard("mas:index:default:two_nodes:queued"),
+            30,
+            "warm",
+        )
         before = int(client.zcard("mas:index:default:two_nodes:succeeded"))  # type: ignore[arg-type]
         started = time.perf_counter()
         child("bench.load", "batches", base, jobs, 500)
@@ -58,7 +62,7 @@ def drained_per_second(url: str, base: str, jobs: int, workers: int, folder: Pat
 
 
 def gateway_cost(url: str, folder: Path) -> tuple[float, float]:
-    """Seconds from a gateway's start to its first good health answer, and its memory in MB after it has accepted 1,000 jobs."""
+    """Seconds from a gateway's start to healthy, and its memory in MB after it has accepted 1,000 jobs."""
     started = time.perf_counter()
     with gateway(url, folder / "gateway.log") as base:
         seconds = time.perf_counter() - started
@@ -105,7 +109,12 @@ def run(repeats: int, jobs: int) -> list[Row]:
                 workers_ready(url, 1)
                 idle = [child("bench.load", "latency", base, 200) for _ in range(repeats)]
             p50 = statistics.median(one["p50"] * 1000 for one in idle)
-            note("idle, submit and wait, p50", [one["p50"] * 1000 for one in idle], "ms", f"bare graph + {p50 - bare_p50:.1f} ms")
+            note(
+                "idle, submit and wait, p50",
+                [one["p50"] * 1000 for one in idle],
+                "ms",
+                f"bare graph + {p50 - bare_p50:.1f} ms",
+            )
             note("idle, submit and wait, p95", [one["p95"] * 1000 for one in idle], "ms")
         starts, sizes = zip(*(gateway_cost(url, folder) for _ in range(repeats)), strict=True)
         note("gateway, start to healthy", list(starts), "s")
@@ -120,13 +129,16 @@ def run(repeats: int, jobs: int) -> list[Row]:
 
 
 def write(rows: list[Row], repeats: int) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=False).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=False
+    ).stdout
     header = [
         "# Results",
         "",
-        f"Commit {commit.decode().strip() or '?'}, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()}, Python "
-        f"{platform.python_version()}. Valkey with `appendonly yes`, `appendfsync always`; load, gateway, workers and Valkey share the "
-        f"cores. Median of {repeats} runs, least and most in brackets. Made by `make bench`; only ratios travel between machines.",
+        f"Commit {commit.decode().strip() or '?'}, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, "
+        f"{platform.machine()}, Python {platform.python_version()}. Valkey with `appendfsync always`; "
+        "load, gateway, workers and Valkey share the cores. "
+        f"Median of {repeats} runs, least and most in brackets. Made by `make bench`; only ratios travel.",
         "",
         "| what | figure | ratio |",
         "| --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""The yardstick, in a process of its own: the graph called in a loop with `ainvoke`, one at a time. Prints runs/s and ms."""
+"""The yardstick, in a process of its own: the graph called in a loop with `ainvoke`, one at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The load, in a process of its own: `submit` sends jobs over several connections, `latency` submits and waits, one at a time."""
+"""The load, in a process of its own: submits over several connections or in batches, or submits and waits."""
 
 from __future__ import annotations
 

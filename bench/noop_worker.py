@@ -1,4 +1,4 @@
-"""A worker whose jobs do nothing: ours (`leased`, the real queue, keeper and store) or plain arq's, to measure claiming alone."""
+"""A worker whose jobs do nothing: ours (the real queue, keeper and store) or plain arq's."""
 
 from __future__ import annotations
 
@@ -54,7 +54,13 @@ async def leased(url: str) -> None:
     async def nothing() -> None: ...
 
     worker = JobWorker(
-        settings, redis=pool, blocking=connect_blocking(url), store=store, keeper=keeper, runner=runner, housekeeping=nothing
+        settings,
+        redis=pool,
+        blocking=connect_blocking(url),
+        store=store,
+        keeper=keeper,
+        runner=runner,
+        housekeeping=nothing,
     )
     wait_for_start(url)
     try:
@@ -70,8 +76,8 @@ async def noop(_: dict[object, object]) -> None:
 def plain_arq(url: str) -> None:
     asyncio.set_event_loop(uvloop.new_event_loop())
     worker = Worker(
-        functions=[noop], redis_settings=RedisSettings.from_dsn(url), max_jobs=CONCURRENCY, poll_delay=0.01, keep_result=600,
-        log_results=False,
+        functions=[noop], redis_settings=RedisSettings.from_dsn(url), max_jobs=CONCURRENCY, poll_delay=0.01,
+        keep_result=600, log_results=False,
     )  # fmt: skip
     wait_for_start(url)
     worker.run()

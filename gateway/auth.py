@@ -6,6 +6,7 @@ everyone is the tenant `default`, and a credential that is presented anyway is i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.errors import Problem
 from shared.records import API
 
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:]*)(?::[0-9]*)?")
 # Probes come without a credential, and by address instead of name.
 OPEN_PATHS = frozenset({f"{API}/health", f"{API}/health/live", f"{API}/health/ready"})
 
@@ -68,9 +70,8 @@ CurrentCaller = Annotated[Caller, Depends(_caller)]
 def _host(scope: Scope) -> str:
     """The host name that the request gives, without its port; empty where it gives none."""
     value = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1").lower()
-    if value.startswith("["):
-        return value.partition("]")[0] + "]"
-    return value.partition(":")[0]
+    match = _HOST.fullmatch(value)
+    return match[1] if match else ""
 
 
 def _matches(host: str, allowed: str) -> bool:

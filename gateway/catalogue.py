@@ -102,6 +102,8 @@ class Catalogue:
         # Requests that come meanwhile share the read that is under way.
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._fetch())
+            # Where all who asked have given up meanwhile, its failure is nobody's.
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._reading)
 
     async def _fetch(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from gateway.errors import CODES, PROBLEM_JSON, ProblemDocument
@@ -84,7 +86,7 @@ class LoadError(BaseModel):
 class GraphDocument(BaseModel):
     """A graph of the catalogue. One that has never loaded has only `id`, `error` and `workers`."""
 
-    model_config = ConfigDict(extra="allow", title="Graph")
+    model_config = ConfigDict(extra="allow")
 
     id: str = Field(examples=["customer_service"])
     description: str | None = None
@@ -106,7 +108,7 @@ class GraphList(BaseModel):
 class WorkerDocument(BaseModel):
     """A live worker, as its last heartbeat (at most five seconds ago) describes it."""
 
-    model_config = ConfigDict(extra="allow", title="Worker")
+    model_config = ConfigDict(extra="allow")
 
     id: str
     host: str
@@ -133,7 +135,6 @@ class HealthDocument(BaseModel):
     """How the service is: as its worst part. `degraded` still serves (200), `down` does not (503)."""
 
     model_config = ConfigDict(
-        title="Health",
         json_schema_extra={
             "examples": [{"status": "ok", "parts": {"redis": {"status": "ok"}, "workers": {"status": "ok"}}}]
         },
@@ -168,3 +169,19 @@ def answers(
             "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     return documented
+
+
+def openapi_page(app: FastAPI) -> dict[str, Any]:
+    """The application's OpenAPI document, made when it is first asked for."""
+    if app.openapi_schema is None:
+        page = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = page["components"]["schemas"]
+        # The framework says of each route with a parameter that it may answer a 422 of its own.
+        for operation in (operation for methods in page["paths"].values() for operation in methods.values()):
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+        del schemas["HTTPValidationError"], schemas["ValidationError"]
+        problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**problem.pop("$defs"), "Problem": problem}
+        app.openapi_schema = page
+    return app.openapi_schema

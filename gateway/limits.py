@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Problem
@@ -61,7 +62,12 @@ class JSONRequest(Request):
 
     async def body(self) -> bytes:
         """The raw body. Raises `Problem` where there is one that does not say it is JSON."""
-        body = await super().body()
+        if hasattr(self, "_body"):
+            return self._body
+        try:
+            body = await super().body()
+        except ClientDisconnect:
+            raise Problem("bad_request", "The body broke off.") from None
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if body and media_type != "application/json":
             raise Problem(
@@ -77,7 +83,10 @@ class JSONRequest(Request):
 
 
 class JSONRoute(APIRoute):
-    """A route that reads JSON by orjson, and answers in time when Redis does not."""
+    """A route that reads JSON by orjson, and answers 503 in time when Redis does not.
+
+    Routes that have more to say then, or that wait on purpose, are plain ones and use `answered_in_time` themselves.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

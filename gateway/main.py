@@ -9,15 +9,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from redis.asyncio import Redis
 from starlette.middleware import Middleware
 
 from gateway.auth import Gate
-from gateway.errors import ProblemDocument, install_error_handlers
+from gateway.documents import openapi_page
+from gateway.errors import install_error_handlers
 from gateway.limits import BodyLimit
 from gateway.observe import Observe
 from gateway.routes import install_routes
@@ -45,8 +44,12 @@ def create_app(
     """
     settings = settings or load_settings()
     settings.require_secret_key()
-    redis = redis or connect(settings.require_redis_url(), answer_within=REDIS_SECONDS, tries=2)
-    notices_redis = notices_redis or connect_blocking(settings.require_redis_url())
+    try:
+        redis = redis or connect(settings.require_redis_url(), answer_within=REDIS_SECONDS, tries=2)
+        notices_redis = notices_redis or connect_blocking(settings.require_redis_url())
+    except ValueError:
+        # Its message may hold a piece of the password.
+        raise SettingsError("REDIS_URL is wrong: it has the form redis://user:password@host:6379/0") from None
     services = make_services(settings, redis, notices_redis)
 
     @asynccontextmanager
@@ -74,7 +77,7 @@ def create_app(
     app.state.services = services
     install_error_handlers(app)
     install_routes(app)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi_page(app)  # type: ignore[method-assign]
     return app
 
 
@@ -106,15 +109,6 @@ def _before_shutdown(release: Callable[[], None]) -> Iterator[None]:
         for number, handler in before.items():
             if callable(handler):
                 signal.signal(number, handler)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema["components"]["schemas"] |= {**problem.pop("$defs"), "Problem": problem}
-        app.openapi_schema = schema
-    return app.openapi_schema
 
 
 def _app_of_this_process() -> FastAPI:

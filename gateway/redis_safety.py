@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 from redis.asyncio import Redis
@@ -13,24 +14,27 @@ from shared.store.errors import store_errors
 async def unsafe_settings(redis: Redis) -> list[str]:
     """What this server is set up to lose, a phrase each; empty where nothing. Raises `StoreUnavailable`.
 
-    A server that keeps its settings to itself (managed ones refuse CONFIG) is taken at what INFO says.
+    What a server keeps to itself (managed ones refuse CONFIG) is taken to be safe.
     """
     with store_errors():
-        memory: dict[str, Any] = await redis.info("memory")
-        persistence: dict[str, Any] = await redis.info("persistence")
-        try:
-            fsync = (await redis.config_get("appendfsync")).get("appendfsync", "")
-        except ResponseError:
-            fsync = ""
+        memory = await _answer(redis.info("memory"))
+        persistence = await _answer(redis.info("persistence"))
+        policy = memory.get("maxmemory_policy", "noeviction")
+        fsync = (await _answer(redis.config_get("appendfsync"))).get("appendfsync", "always")
     found = []
-    if memory.get("maxmemory_policy", "noeviction") != "noeviction":
-        found.append(
-            f"maxmemory-policy is {memory['maxmemory_policy']}, which drops jobs when memory is full (set noeviction)"
-        )
+    if policy != "noeviction":
+        found.append(f"maxmemory-policy is {policy}, which drops jobs when memory is full (set noeviction)")
     if not persistence.get("aof_enabled", 1):
         found.append("appendonly is off, so that a crash loses jobs (set appendonly yes)")
-    elif fsync not in ("", "always"):
+    elif fsync != "always":
         found.append(f"appendfsync is {fsync}, so that a crash can lose the last second (set always)")
     if persistence.get("aof_last_write_status", "ok") != "ok":
         found.append("the last write to the append-only file failed")
     return found
+
+
+async def _answer(question: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return await question
+    except ResponseError:
+        return {}

@@ -82,7 +82,9 @@ class JobRequest(_Request):
 
     graph: Annotated[Name, Field(description="Id of a graph from `GET /graphs`.", examples=["customer_service"])]
     input: Annotated[Any, Field(description="The graph's input; checked against the schema in `GET /graphs/{id}`.")]
-    thread_id: Annotated[ThreadId | None, Field(description="Jobs of one thread share memory and run one at a time.")] = None
+    thread_id: Annotated[
+        ThreadId | None, Field(description="Jobs of one thread share memory and run one at a time.")
+    ] = None
     on_busy: Annotated[
         Literal["queue", "reject", "cancel"],
         Field(description="What to do while another job of the thread is running or waiting."),

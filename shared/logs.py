@@ -1,7 +1,7 @@
 """Structured logs: JSON or console lines, each with the job, attempt, worker or request it belongs to.
 
-Bind ids once with `structlog.contextvars.bind_contextvars(job=…, attempt=…)`; every line of that task carries them. A job's
-content is never logged at INFO, a secret never at all.
+Bind ids once with `structlog.contextvars.bind_contextvars(job=…, attempt=…)`; every line of that task carries them. A
+job's content is never logged at INFO, a secret never at all.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _SHARED_PROCESSORS: list[structlog.typing.Processor] = [
 def configure_logs(settings: Settings) -> None:
     """Send structlog and the standard library's loggers to one place, in one form.
 
-    That place is standard error, or `LOG_FILE`, which is opened anew when logrotate has moved it. Raises `SettingsError` where
-    that file cannot be written.
+    That place is standard error, or `LOG_FILE`, which is opened anew when logrotate has moved it. Raises
+    `SettingsError` where that file cannot be written.
     """
     handler: logging.Handler
     if settings.log_file is None:

@@ -1,7 +1,7 @@
 """The metrics of both processes, named `mas_…`, and their text for Prometheus.
 
-With several gateway processes each writes its own files (prometheus_client's multiprocess mode, where PROMETHEUS_MULTIPROC_DIR is
-set before the first import) and any of them answers for all.
+With several gateway processes each writes its own files (prometheus_client's multiprocess mode, where
+PROMETHEUS_MULTIPROC_DIR is set before the first import) and any of them answers for all.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A job's record: from the raw hash in Redis to the document that clients and webhook receivers read.
 
-Fields of the hash: `v graph queue status priority rank created_at run_at started_at finished_at attempt tries max_attempts lost round
-worker cancel thread_id thread metadata error interrupts usage webhook_url webhook_events webhook_secret traceparent`. Times are milliseconds;
-`metadata error interrupts usage` are JSON, passed on as they are.
+Fields of the hash: `v graph queue status priority rank created_at run_at started_at finished_at attempt tries
+max_attempts lost round worker cancel thread_id thread metadata error interrupts usage webhook_url webhook_events
+webhook_secret traceparent`. Times are milliseconds; `metadata error interrupts usage` are JSON, passed on as they
+are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ RawRecord = Mapping[bytes, bytes]
 API = "/api/v1"
 
 
-def job_document(job_id: str, raw: RawRecord, output: bytes | None = None, *, with_output: bool = True) -> dict[str, Any]:
+def job_document(
+    job_id: str, raw: RawRecord, output: bytes | None = None, *, with_output: bool = True
+) -> dict[str, Any]:
     """A job record (see `shared.jobs.JobRecord`), ready for orjson. JSON parts stay the bytes they are."""
     url = raw.get(b"webhook_url")
     events = raw.get(b"webhook_events")
@@ -59,7 +62,7 @@ def job_document(job_id: str, raw: RawRecord, output: bytes | None = None, *, wi
 def render_webhook_body(
     type_: str, created_at_ms: int, record: RawRecord, job_id: str, output: bytes | None, *, output_too_large: bool
 ) -> bytes:
-    """A webhook's body: `{type, timestamp, data}` with the job record; a large output is only linked (`links.output`)."""
+    """A webhook's body: `{type, timestamp, data}`; a large output is only linked (`links.output`)."""
     data = job_document(job_id, record, output)
     if output_too_large:
         data["links"]["output"] = f"{API}/jobs/{job_id}"

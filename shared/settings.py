@@ -1,7 +1,7 @@
 """Every setting of the service, from the environment or `.env`: one class for gateway and workers.
 
-Lists are comma-separated, empty means unset, a limit of 0 means off. A wrong value is a `SettingsError` whose one line names the
-variable, so that a process can print it and exit with status 2.
+Lists are comma-separated, empty means unset, a limit of 0 means off. A wrong value is a `SettingsError` whose one
+line names the variable, so that a process can print it and exit with status 2.
 """
 
 from __future__ import annotations
@@ -79,9 +79,12 @@ class Settings(BaseSettings):
     webhook_timeout_seconds: float = Field(15, gt=0, le=300)
 
     # Models
-    model_order: Annotated[
-        list[Literal["qwen", "deepseek", "glm", "openai"]], NoDecode, BeforeValidator(_split)
-    ] = ["qwen", "deepseek", "glm", "openai"]
+    model_order: Annotated[list[Literal["qwen", "deepseek", "glm", "openai"]], NoDecode, BeforeValidator(_split)] = [
+        "qwen",
+        "deepseek",
+        "glm",
+        "openai",
+    ]
     qwen_api_key: SecretStr | None = None
     qwen_base_url: str = "https://dashscope.aliyuncs.com/compatible-mode/v1"
     deepseek_api_key: SecretStr | None = None

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from gateway.documents import Alive, HealthDocument, answers
-from gateway.limits import JSONRoute, answered_in_time
+from gateway.limits import answered_in_time
 from gateway.redis_safety import unsafe_settings
 from gateway.routes.answer import json_answer
 from gateway.services import CurrentServices
@@ -15,7 +15,7 @@ from shared.records import API
 from shared.store import StoreError
 from shared.store.errors import store_errors
 
-router = APIRouter(prefix=f"{API}/health", tags=["health"], route_class=JSONRoute)
+router = APIRouter(prefix=f"{API}/health", tags=["health"])
 _DEGRADED = "It works, but Redis may lose or refuse jobs"
 
 
@@ -36,8 +36,9 @@ async def get_live() -> Response:
     responses=answers(200, Alive, "It can."),
 )
 async def get_ready(services: CurrentServices) -> Response:
-    with store_errors():
-        await services.redis.ping()
+    async with answered_in_time():
+        with store_errors():
+            await services.redis.ping()
     return json_answer({"status": "ok"})
 
 

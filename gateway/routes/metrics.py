@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import structlog
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 
 from gateway.documents import answers
-from gateway.limits import JSONRoute, answered_in_time
+from gateway.limits import answered_in_time
 from gateway.services import CurrentServices
-from shared.metrics import QueueState, exposition
+from shared.metrics import exposition
 from shared.store import StoreError
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-router = APIRouter(tags=["operations"], route_class=JSONRoute)
+router = APIRouter(tags=["operations"])
+
+
+class QueueState(CollectorRegistry):
+    """The queues as they were read a moment ago.
+
+    No `Gauge`: with several processes that would put its values into the files which `exposition` adds up.
+    """
+
+    def __init__(self, depths: dict[str, int], oldest_seconds: dict[str, float]) -> None:
+        super().__init__()
+        self.depths = depths
+        self.oldest_seconds = oldest_seconds
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        depth = GaugeMetricFamily("mas_queue_depth", "Jobs that are ready and wait for a worker.", labels=["queue"])
+        oldest = GaugeMetricFamily("mas_queue_oldest_seconds", "Age of the job first in line.", labels=["queue"])
+        for queue, count in self.depths.items():
+            depth.add_metric([queue], count)
+            oldest.add_metric([queue], self.oldest_seconds[queue])
+        yield depth
+        yield oldest
 
 
 @router.get(

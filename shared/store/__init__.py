@@ -1,6 +1,7 @@
 """Redis: the keys, the scripts and the only classes that know them.
 
-`JobStore` for jobs, `DeliveryStore` for webhooks, `Registry` and `KeeperStore` for workers and the catalogue, `list_jobs` for lists.
+`JobStore` for jobs, `DeliveryStore` for webhooks, `Registry` and `KeeperStore` for workers and the catalogue,
+`list_jobs` for lists.
 """
 
 from shared.store.connection import connect, connect_blocking, connect_sync

@@ -40,13 +40,18 @@ def connect(url: str, *, connections: int = 32, answer_within: float = 2.0, trie
 
 def connect_blocking(url: str, *, answer_within: float | None = None) -> Redis:
     """A client for blocking reads and subscriptions: a connection of its own, no time limit unless one is given."""
-    return Redis.from_url(
-        url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=answer_within, socket_keepalive=True, max_connections=4
+    redis: Redis = Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_timeout=answer_within,
+        socket_keepalive=True,
+        max_connections=4,
     )
+    return redis
 
 
 def wait_until_reachable(url: str, *, within: float = 15.0) -> None:
-    """Return once the server answers. Raises `SettingsError` that names its address, never its password, after `within` seconds."""
+    """Return once the server answers. Raises `SettingsError`, never with a password, after `within` seconds."""
     deadline = time.monotonic() + within
     with connect_sync(url, answer_within=2.0) as redis:
         while True:

@@ -17,7 +17,7 @@ from shared.store.keys import key, ref
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """A delivery leased to a sender; (worker, `attempt`) is its fence. `step` is how many tries the present schedule had before."""
+    """A delivery leased to a sender; (worker, `attempt`) is its fence, `step` its place in the schedule."""
 
     ref: str
     id: str
@@ -38,7 +38,9 @@ class ClaimedDelivery:
 class DeliveryStore:
     """What senders and clients do to deliveries. A delivery is kept `ttl_seconds` after its last try."""
 
-    def __init__(self, redis: Redis, *, ttl_seconds: int, blocking: Redis | None = None, clock_offset_ms: int = 0) -> None:
+    def __init__(
+        self, redis: Redis, *, ttl_seconds: int, blocking: Redis | None = None, clock_offset_ms: int = 0
+    ) -> None:
         self.redis = redis
         self.blocking = blocking or redis
         self.ttl_ms = ttl_seconds * 1000
@@ -51,7 +53,9 @@ class DeliveryStore:
         wait_ms, taken = await run(
             self.redis, scripts.DELIVERY_CLAIM, self.clock_offset_ms, worker_id, int(lease_seconds * 1000), limit
         )
-        deliveries = [_claimed(name.decode(), _pairs(flat), _pairs(record), output) for name, flat, record, output in taken]
+        deliveries = [
+            _claimed(name.decode(), _pairs(flat), _pairs(record), output) for name, flat, record, output in taken
+        ]
         return deliveries, None if int(wait_ms) < 0 else int(wait_ms) / 1000
 
     async def finish(
@@ -60,12 +64,13 @@ class DeliveryStore:
     ) -> bool:  # fmt: skip
         """Record a try and what comes next. False: the lease was lost, nothing is written."""
         answer = await run(
-            self.redis, scripts.DELIVERY_FINISH, self.clock_offset_ms, worker_id, delivery.ref, delivery.attempt, outcome,
+            self.redis, scripts.DELIVERY_FINISH, self.clock_offset_ms,
+            worker_id, delivery.ref, delivery.attempt, outcome,
             attempt.model_dump_json(), int(delay_seconds * 1000), body, self.ttl_ms,
         )  # fmt: skip
         return int(answer) == 1
 
-    async def wait(self, timeout: float) -> None:
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109
         """Return when a delivery may be due, or after `timeout` seconds."""
         if timeout <= 0:  # to Redis 0 is forever
             return

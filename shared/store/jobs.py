@@ -1,4 +1,4 @@
-"""Jobs in Redis: each method is one transition or one read, one round trip, and raises `StoreUnavailable` or `StoreFull`."""
+"""Jobs in Redis: each method is one transition or one read in one round trip. All raise `StoreError`s."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """How a submit went. `duplicate`: the idempotency key is known and `id` is its job; `conflict`: known with another request;
-    `busy`: the thread has the job `id` and `on_busy` was `reject`."""
+    """How a submit went.
+
+    `duplicate`: the idempotency key is known, and `id` is its job; `conflict`: it is known with another request;
+    `busy`: the thread has the job `id`, and `on_busy` was `reject`.
+    """
 
     outcome: Literal["created", "duplicate", "conflict", "busy"]
     id: str
@@ -94,7 +97,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim brought. `hold`: take no more until free, for a job that must run alone; a claim within a lease keeps the hold."""
+    """What a claim brought. `hold`: take no more until free, for a job that must run alone."""
 
     now_ms: int
     next_due_seconds: float | None
@@ -140,11 +143,12 @@ class JobStore:
                 pipeline.hget(key("job", name), "status")
             values = await pipeline.execute(raise_on_error=False)
         return {
-            name: value.decode() if isinstance(value, bytes) else None
-            for name, value in zip(refs, values, strict=True)
+            name: value.decode() if isinstance(value, bytes) else None for name, value in zip(refs, values, strict=True)
         }
 
-    async def cancel(self, tenant: str, job_id: str) -> tuple[Literal["cancelled", "cancelling", "ended", "missing"], str, str]:
+    async def cancel(
+        self, tenant: str, job_id: str
+    ) -> tuple[Literal["cancelled", "cancelling", "ended", "missing"], str, str]:
         """End a waiting job, ask a running one to end. Gives the outcome, the status and the graph."""
         answer = await self._call(scripts.CANCEL, ref(tenant, job_id), self.result_ttl_ms)
         return answer[0].decode(), answer[1].decode(), answer[2].decode()
@@ -189,10 +193,19 @@ class JobStore:
         self, worker: str, job: Claimed, status: Literal["succeeded", "failed", "cancelled", "interrupted"], *,
         output: bytes = b"", fields: Mapping[str, bytes] | None = None, events: Sequence[bytes] = (),
     ) -> Literal["done", "already", "gone"]:  # fmt: skip
-        """End the round: status, output, record fields (`error`, `usage`, `interrupts`), events and delivery in one step."""
+        """End the round: status, output, fields (`error`, `usage`, `interrupts`), events and delivery in one step."""
         flat = [part for pair in (fields or {}).items() for part in pair]
         answer = await self._call(
-            scripts.FINISH, worker, job.ref, job.attempt, status, output, self.result_ttl_ms, len(flat) // 2, *flat, *events
+            scripts.FINISH,
+            worker,
+            job.ref,
+            job.attempt,
+            status,
+            output,
+            self.result_ttl_ms,
+            len(flat) // 2,
+            *flat,
+            *events,
         )
         return answer.decode()  # type: ignore[no-any-return]
 
@@ -200,9 +213,17 @@ class JobStore:
         self, worker: str, job: Claimed, kind: Literal["hand_back", "backoff"], *,
         delay_seconds: float = 0, error: bytes = b"", events: Sequence[bytes] = (),
     ) -> Literal["queued", "cancelled", "failed", "already", "gone"]:  # fmt: skip
-        """Give the job back: `hand_back` costs no try, `backoff` runs it again after `delay_seconds`, while tries are left."""
+        """Give the job back: `hand_back` costs no try, `backoff` runs it again later, while tries are left."""
         answer = await self._call(
-            scripts.RELEASE, worker, job.ref, job.attempt, kind, int(delay_seconds * 1000), error, self.result_ttl_ms, *events
+            scripts.RELEASE,
+            worker,
+            job.ref,
+            job.attempt,
+            kind,
+            int(delay_seconds * 1000),
+            error,
+            self.result_ttl_ms,
+            *events,
         )
         return answer.decode()  # type: ignore[no-any-return]
 
@@ -211,8 +232,14 @@ class JobStore:
         jobs, deliveries = await self._call(scripts.EXPIRE, limit)
         return int(jobs), int(deliveries)
 
-    async def wait_for_work(self, blocking: Redis, queues: Sequence[str], graphs: Sequence[str], timeout: float) -> None:
-        """Return when a job may be ready, or after `timeout` seconds. `blocking` is a connection used for nothing else."""
+    async def wait_for_work(
+        self,
+        blocking: Redis,
+        queues: Sequence[str],
+        graphs: Sequence[str],
+        timeout: float,  # noqa: ASYNC109
+    ) -> None:
+        """Return when a job may be ready, or after `timeout` seconds. `blocking` is used for nothing else."""
         if timeout <= 0:  # to Redis 0 is forever
             return
         wake = [key("wake", queue, graph) for queue in queues for graph in graphs]
@@ -238,7 +265,7 @@ class JobStore:
                 pipeline.zrange(lane, 0, 0)
             (seconds, _), *answers = await pipeline.execute()
             for head in answers[1::2]:
-                pipeline.hmget(key("job", head[0].decode() if head else "-"), "created_at", "run_at")
+                pipeline.hmget(key("job", head[0].decode() if head else "-"), ["created_at", "run_at"])
             heads = await pipeline.execute(raise_on_error=False)
         depths, oldest = dict.fromkeys(queues, 0), dict.fromkeys(queues, 0.0)
         for (queue, _), count, head in zip(lanes, answers[::2], heads, strict=True):
@@ -248,12 +275,17 @@ class JobStore:
         return depths, oldest
 
     async def arq_queue(self, tenant: str, job_id: str) -> str:
-        """The set that a job waits in: the `_queue_name` with which `arq.jobs.Job(ref, redis, …).status()` tells the truth."""
+        """The set that a job waits in: the `_queue_name` for which arq's `Job(ref, redis, …).status()` is true."""
         name = ref(tenant, job_id)
         with store_errors():
-            record = await self.redis.hmget(key("job", name), "queue", "graph", "thread")  # type: ignore[misc]
+            record = await self.redis.hmget(key("job", name), ["queue", "graph", "thread"])  # type: ignore[misc]
             queue, graph, thread = (value.decode() if value else "" for value in record)
-            places = [key("lane", queue, graph, tenant), key("solo", queue, graph), key("due"), key("line", tenant, thread)]
+            places = [
+                key("lane", queue, graph, tenant),
+                key("solo", queue, graph),
+                key("due"),
+                key("line", tenant, thread),
+            ]
             pipeline = self.redis.pipeline(transaction=False)
             for place in places:
                 pipeline.zscore(place, name)
@@ -270,7 +302,8 @@ class JobStore:
         return [
             self.clock_offset_ms, ref(job.tenant, job.id), job.graph, job.queue, job.priority,
             "" if job.delay_ms is None else job.delay_ms, "" if job.run_at_ms is None else job.run_at_ms,
-            job.on_busy, digest(job.idempotency_key) if job.idempotency_key else "", job.fingerprint, IDEMPOTENCY_MS, job.payload, self.result_ttl_ms,
+            job.on_busy, digest(job.idempotency_key) if job.idempotency_key else "", job.fingerprint, IDEMPOTENCY_MS,
+            job.payload, self.result_ttl_ms,
             *(part for pair in fields.items() for part in pair),
         ]  # fmt: skip
 

@@ -7,7 +7,7 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:input:<ref>                      string  what the worker needs to run it, JSON bytes
     mas:events:<ref>                     list    its events, JSON bytes; an event's id is its place, from 1
     arq:in-progress:<ref>                string  the fence of the running attempt: "<worker> <attempt>"
-    arq:result:<ref>                     string  the output's JSON, empty where there is none; there once the job has ended
+    arq:result:<ref>                     string  the output's JSON or empty; there once the job has ended
     mas:lane:<queue>:<graph>:<tenant>    zset    ref by rank: jobs that are ready
     mas:solo:<queue>:<graph>             zset    ref by rank: ready jobs that must run alone
     mas:solo:<queue>:<graph>:for         string  the busy worker that stops claiming to become free for it

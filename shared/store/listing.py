@@ -1,7 +1,7 @@
 """Lists of jobs, newest first, page by page.
 
-Each job stands in exactly one index (tenant, graph, status), so a list is the merge of those that match; within a thread its own
-index is read and filtered.
+Each job stands in exactly one index (tenant, graph, status), so a list is the merge of those that match; within a
+thread its own index is read and filtered.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ async def _positions(redis: Redis, tenant: str, wanted: Filter, before: Position
     return heapq.nlargest(limit, (at for at in found if at[0] > after and (before is None or at < before)))
 
 
-async def _load(redis: Redis, tenant: str, wanted: Filter, positions: list[Position]) -> list[tuple[Position, StoredJob]]:
+async def _load(
+    redis: Redis, tenant: str, wanted: Filter, positions: list[Position]
+) -> list[tuple[Position, StoredJob]]:
     pipeline = redis.pipeline(transaction=False)
     for _, job_id in positions:
         pipeline.hgetall(key("job", ref(tenant, job_id)))

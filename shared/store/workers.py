@@ -32,7 +32,9 @@ class KeeperStore:
     def renew(self, lease_seconds: float, held: list[tuple[str, int]]) -> list[str]:
         """Lengthen the leases of these (ref, attempt); gives for each `held`, `cancel` or `gone`."""
         flat = [part for pair in held for part in pair]
-        answers = run_sync(self.redis, scripts.RENEW, self.clock_offset_ms, self.worker, int(lease_seconds * 1000), *flat)
+        answers = run_sync(
+            self.redis, scripts.RENEW, self.clock_offset_ms, self.worker, int(lease_seconds * 1000), *flat
+        )
         return [answer.decode() for answer in answers]
 
     def heartbeat(self, state: Mapping[str, Any]) -> None:
@@ -56,7 +58,7 @@ class KeeperStore:
         if timeout <= 0:  # to Redis 0 is forever
             return None
         with store_errors():
-            answer: Any = self.redis.blpop([key("control", self.worker)], timeout=timeout)
+            answer: Any = self.redis.blpop([key("control", self.worker)], timeout=timeout)  # type: ignore[arg-type]
         if answer is None:
             return None
         _, ref, attempt = answer[1].decode().split(" ")
@@ -78,19 +80,19 @@ class Registry:
         return sorted((orjson.loads(state) for state in states if state), key=lambda state: str(state["id"]))
 
     async def publish(self, graphs: Mapping[str, Mapping[str, Any]], errors: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put a worker's graphs into the catalogue. A graph that failed to load keeps its last good entry beside the error."""
+        """Put a worker's graphs into the catalogue. One that failed keeps its last good entry beside the error."""
         with store_errors():
             pipeline = self.redis.pipeline(transaction=True)
             for graph_id, entry in graphs.items():
-                pipeline.hset(key("catalogue"), graph_id, orjson.dumps(entry))
+                pipeline.hset(key("catalogue"), graph_id, orjson.dumps(entry).decode())
                 pipeline.hdel(key("catalogue_errors"), graph_id)
             for graph_id, error in errors.items():
-                pipeline.hset(key("catalogue_errors"), graph_id, orjson.dumps(error))
+                pipeline.hset(key("catalogue_errors"), graph_id, orjson.dumps(error).decode())
             pipeline.publish(key("notify"), CATALOGUE_CHANGED)
             await pipeline.execute()
 
     async def catalogue(self) -> dict[str, dict[str, Any]]:
-        """All graphs by id: `{id, description, input_schema, …, error}`; one that never loaded has only `id` and `error`."""
+        """All graphs by id: `{id, input_schema, …, error}`; one that never loaded has only `id` and `error`."""
         with store_errors():
             pipeline = self.redis.pipeline(transaction=True)
             pipeline.hgetall(key("catalogue"))

@@ -25,7 +25,12 @@ class Service:
     def start_workers(self, count: int = 1, **environment: str) -> list[Process]:
         """Start workers, and wait until they are on the list."""
         before = len(self.live_workers())
-        settings = {"GRAPHS_CONFIG": GRAPHS, "WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8", "DRAIN_SECONDS": "0", **environment}
+        settings = {
+            "GRAPHS_CONFIG": GRAPHS,
+            "WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
+            "DRAIN_SECONDS": "0",
+            **environment,
+        }
         started = [self.processes.worker(self.redis_url, **settings) for _ in range(count)]
         wait_until(lambda: len(self.live_workers()) == before + count, 30, what="the workers are up")
         return started

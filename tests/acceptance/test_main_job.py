@@ -1,4 +1,4 @@
-"""The main job, end to end on real processes: submit over HTTP, run in a worker, get the result by polling, waiting and webhook."""
+"""The main job on real processes: submitted over HTTP, run in a worker, answered by polling, waiting and webhook."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def test_a_job_is_answered_by_a_signed_webhook_that_the_public_library_verifies(
     assert message["data"]["output"] == {"value": 1}
     assert "input" not in message["data"]
     delivery = wait_until(
-        lambda: next(
-            (one for one in _deliveries(service, job_id) if one["status"] == "delivered"), None
-        )
+        lambda: next((one for one in _deliveries(service, job_id) if one["status"] == "delivered"), None)
     )
     assert request.headers["webhook-id"] == delivery["id"]
     assert [attempt["status_code"] for attempt in delivery["attempts"]] == [204]
@@ -184,5 +182,3 @@ def _remembers(service: Service) -> None:
 
 def _deliveries(service: Service, job_id: str) -> list[dict]:
     return list(service.client.http.get(f"/jobs/{job_id}/deliveries").json()["items"])
-
-

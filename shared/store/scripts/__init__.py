@@ -1,7 +1,7 @@
 """The transitions as Lua, one file each: the header of a file says its arguments and its result.
 
-A script is the table of keys, `prelude.lua` and the file's own text. It runs by its SHA-1; where the server does not know it (a
-fresh server, `SCRIPT FLUSH`) the text is sent.
+A script is the table of keys, `prelude.lua` and the file's own text. It runs by its SHA-1; where the server does not
+know it (a fresh server, `SCRIPT FLUSH`) the text is sent.
 """
 
 from __future__ import annotations

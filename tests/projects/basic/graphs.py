@@ -64,7 +64,7 @@ class Counted(TypedDict, total=False):
 
 async def _count(state: Counted) -> dict:
     """Leave a line for each run, so that a test can count them, then take a while."""
-    with Path(state["file"]).open("a") as lines:
+    with Path(state["file"]).open("a") as lines:  # noqa: ASYNC230
         lines.write(f"{os.getpid()}\n")
     await asyncio.sleep(state.get("seconds", 0))
     return {"file": state["file"]}
