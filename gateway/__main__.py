@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from shared.settings import Settings, SettingsError, load_settings
 
 REDIS_START_SECONDS = 15.0
-KEEP_ALIVE_SECONDS = 75  # longer than a proxy keeps its connections, so that it is the proxy that closes them
 BACKLOG = 2048
-STOP_SECONDS = 10  # for uploads under way; long polls are let go at once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +41,7 @@ def print_webhook_secret(tenant: str) -> int:
 
 def serve(settings: Settings) -> int:
     """Serve HTTP until SIGTERM or SIGINT. Raises `SettingsError`."""
+    from gateway.server import run_one, run_several
     from shared.logs import configure_logs
 
     settings.require_secret_key()
@@ -55,10 +51,9 @@ def serve(settings: Settings) -> int:
     try:
         wait_for_redis(settings.require_redis_url(), REDIS_START_SECONDS)
         with listen(settings.host, settings.port) as listener:
-            if settings.gateway_workers > 1 or settings.gateway_recycle_requests:
-                _run_processes(settings, listener)
-            else:
-                _run_one(settings, listener)
+            # With recycling, too: the parent keeps the socket open while a process is replaced.
+            several = settings.gateway_workers > 1 or settings.gateway_recycle_requests > 0
+            (run_several if several else run_one)(settings, listener)
     except KeyboardInterrupt:
         pass
     return 0
@@ -97,44 +92,6 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise SettingsError(f"HOST and PORT: cannot listen on {host}:{port}: {error.strerror or error}") from None
-
-
-def _run_one(settings: Settings, listener: socket.socket) -> None:
-    from uvicorn import Server
-
-    Server(_server_config(settings)).run(sockets=[listener])
-
-
-def _run_processes(settings: Settings, listener: socket.socket) -> None:
-    """Several processes, or one that is replaced from time to time: their parent keeps the socket and starts others."""
-    from uvicorn.supervisors import Multiprocess
-
-    # Each process writes its metrics there, and any of them answers for all.
-    with tempfile.TemporaryDirectory(prefix="gateway-metrics-", ignore_cleanup_errors=True) as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        Multiprocess(_server_config(settings), sockets=[listener]).run()
-
-
-def _server_config(settings: Settings) -> Any:
-    from uvicorn import Config
-
-    windows = sys.platform == "win32"
-    return Config(
-        "gateway.main:app",
-        host=settings.host,
-        port=settings.port,
-        loop="auto" if windows else "uvloop",
-        http="auto" if windows else "httptools",
-        ws="none",
-        lifespan="on",
-        workers=settings.gateway_workers,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
 
 
 def _parser() -> argparse.ArgumentParser:

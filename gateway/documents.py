@@ -125,10 +125,11 @@ class WorkerList(BaseModel):
 
 
 class Part(BaseModel):
-    """One part of the service. `detail` says what is wrong with it."""
+    """One part of the service. `detail` says what is wrong with it, `count` how many workers there are."""
 
     status: Literal["ok", "degraded", "down"]
     detail: str | None = None
+    count: int | None = None
 
 
 class HealthDocument(BaseModel):

@@ -155,7 +155,7 @@ def make_gateway(fake_server: fakeredis.FakeServer) -> MakeGateway:
 
 @pytest.fixture
 async def gateway(make_gateway: MakeGateway) -> AsyncIterator[Gateway]:
-    """A gateway without authentication, and a catalogue of a lenient graph, a strict one, and one that fails to load."""
+    """A gateway without authentication; its catalogue has a lenient graph, a strict one, and one that never loaded."""
     async with make_gateway() as made:
         await made.registry.publish({"echo": LENIENT, "strict": STRICT}, {"broken": BROKEN})
         yield made

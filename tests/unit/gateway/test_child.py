@@ -85,7 +85,7 @@ async def test_a_program_that_refuses_its_settings_on_its_first_run_is_not_start
     watched = Watched("raise SystemExit(2)")
     async with kept(watched) as keeper:
         with pytest.raises(FirstRunError):
-            await keeper
+            await asyncio.wait_for(keeper, 5)
     assert len(watched.pids) == 1
 
 

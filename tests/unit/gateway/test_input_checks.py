@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -59,16 +62,33 @@ def test_a_value_is_never_echoed() -> None:
 
 def test_at_most_20_errors_are_told_and_long_names_are_cut() -> None:
     assert len(_errors({"items": {"type": "integer"}}, ["x"] * 1000)) == MAX_ERRORS == 20
-    unknown = _errors({"properties": {"a": {}}, "additionalProperties": False}, {"n" * 10_000 + str(number): 1 for number in range(100)})
+    unknown = _errors(
+        {"properties": {"a": {}}, "additionalProperties": False},
+        {"n" * 10_000 + str(number): 1 for number in range(100)},
+    )
     assert len(unknown) == MAX_ERRORS
     assert max(len(error["pointer"]) for error in unknown) <= MAX_TEXT
 
 
-def test_no_schema_makes_the_gateway_fetch_anything() -> None:
-    for reference in ("http://127.0.0.1:1/schema.json", "file:///etc/hostname", "https://example.com/x"):
-        with structlog.testing.capture_logs() as logs:
-            Graph({"id": "g", "input_schema": {"$ref": reference}, "error": None}).check("input", {"any": "thing"})
-        assert [log["event"] for log in logs] == ["schema cannot be used: any value is accepted"]
+def test_no_schema_makes_the_gateway_fetch_anything(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"type": "integer"}')
+
+    (tmp_path / "schema.json").write_text('{"type": "integer"}')
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for reference in (f"http://127.0.0.1:{server.server_port}/x", (tmp_path / "schema.json").as_uri()):
+            with structlog.testing.capture_logs() as logs:
+                Graph({"id": "g", "input_schema": {"$ref": reference}, "error": None}).check("input", {"any": "thing"})
+            assert [log["event"] for log in logs] == ["schema cannot be used: any value is accepted"]
+        server.shutdown()
+    assert asked == []
 
 
 @pytest.mark.parametrize("schema", [{"type": "strange"}, {"$ref": "#/$defs/none"}, {"pattern": "((("}, "text", 7, []])

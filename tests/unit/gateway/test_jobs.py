@@ -10,8 +10,8 @@ from tests.unit.gateway.conftest import Gateway, problem
 
 FAILURE = b'{"type":"ValueError","code":"graph_error","message":"no","node":"n","retryable":false}'
 FIELDS = {
-    "id", "graph", "status", "queue", "priority", "thread_id", "created_at", "started_at", "finished_at", "attempt", "tries",
-    "max_attempts", "round", "metadata", "output", "error", "interrupts", "usage", "webhook", "links",
+    "id", "graph", "status", "queue", "priority", "thread_id", "created_at", "started_at", "finished_at", "attempt",
+    "tries", "max_attempts", "round", "metadata", "output", "error", "interrupts", "usage", "webhook", "links",
 }  # fmt: skip
 
 
@@ -125,9 +125,10 @@ async def test_created_after_is_exclusive(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("query", "parameter"),
     [
-        ("status=ended", "status"), ("limit=0", "limit"), ("limit=101", "limit"), ("limit=" + "9" * 5000, "limit"), ("limit=x", "limit"),
-        ("graph=a:b", "graph"), ("graph=%00", "graph"), ("thread_id=a%00b", "thread_id"), ("thread_id=", "thread_id"),
-        ("thread_id=" + "x" * 513, "thread_id"), ("created_after=now", "created_after"), ("created_after=1e30", "created_after"),
+        ("status=ended", "status"), ("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"),
+        ("limit=" + "9" * 5000, "limit"), ("graph=a:b", "graph"), ("graph=%00", "graph"),
+        ("thread_id=a%00b", "thread_id"), ("thread_id=", "thread_id"), ("thread_id=" + "x" * 513, "thread_id"),
+        ("created_after=now", "created_after"), ("created_after=1e30", "created_after"),
         ("created_after=2026-01-01T00:00:00", "created_after"), ("cursor=" + "x" * 201, "cursor"),
         ("graph=" + ",".join(["g"] * 51), "graph"),
     ],

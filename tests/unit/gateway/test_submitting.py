@@ -48,8 +48,9 @@ async def test_what_is_said_of_a_job_is_kept_in_its_record(gateway: Gateway) -> 
     answer = await gateway.post(
         "/jobs",
         {
-            "graph": "echo", "input": None, "metadata": {"ticket": [1]}, "priority": 3, "queue": "default", "thread_id": "t 1",
-            "max_attempts": 7, "webhook": {"url": "https://example.com/h", "events": ["job.failed", "job.succeeded"]},
+            "graph": "echo", "input": None, "metadata": {"ticket": [1]}, "priority": 3, "queue": "default",
+            "thread_id": "t 1", "max_attempts": 7,
+            "webhook": {"url": "https://example.com/h", "events": ["job.failed", "job.succeeded"]},
         },
         traceparent=TRACEPARENT,
     )  # fmt: skip

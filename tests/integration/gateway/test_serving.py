@@ -1,0 +1,172 @@
+"""The gateway as processes: one or several, stopped, recycled, and under a plain uvicorn."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+
+from shared.store.keys import key
+from tests.servers import Gateway, Processes, fetch, free_port, wait_until
+
+GRAPH = orjson.dumps({"id": "echo", "input_schema": None, "context_schema": None})
+JOB = b'{"graph": "echo", "input": {"messages": [{"role": "user", "content": "hi"}]}}'
+
+
+@pytest.fixture
+def redis_url(valkey_url: str) -> str:
+    """A Redis where a worker has published the graph `echo`."""
+    with redis.Redis.from_url(valkey_url) as client:
+        client.hset(key("catalogue"), "echo", GRAPH)
+    return valkey_url
+
+
+class Poll:
+    """A long poll, from another thread."""
+
+    def __init__(self, url: str) -> None:
+        self.status, self.body, self.seconds = 0, b"", 0.0
+        self._thread = threading.Thread(target=self._run, args=[url])
+        self._thread.start()
+        time.sleep(0.3)  # it has to be under way; nothing outside tells when it is
+
+    def _run(self, url: str) -> None:
+        started = time.monotonic()
+        self.status, self.body = fetch(url)
+        self.seconds = time.monotonic() - started
+
+    def end(self) -> dict[str, Any]:
+        """The answer's JSON."""
+        self._thread.join(70)
+        return dict(orjson.loads(self.body)) if self.body else {}
+
+
+def _submit(gateway: Gateway) -> str:
+    status, body = fetch(f"{gateway.api}/jobs", JOB)
+    assert status == 202, body
+    return str(orjson.loads(body)["id"])
+
+
+def _total(metrics: bytes, name: str) -> float:
+    return sum(float(value) for value in re.findall(rb"^%s(?:\{.*\})? (\S+)$" % name.encode(), metrics, re.MULTILINE))
+
+
+def test_a_stopped_gateway_answers_its_long_polls_at_once_and_exits_with_0(
+    processes: Processes, redis_url: str
+) -> None:
+    gateway = processes.gateway(redis_url).ready()
+    poll = Poll(f"{gateway.api}/jobs/{_submit(gateway)}?wait=60")
+    started = time.monotonic()
+    assert gateway.process.stop(within=5) == 0
+    assert time.monotonic() - started < 2
+    assert poll.end()["status"] == "queued"
+    assert poll.status == 200
+    assert "Traceback" not in gateway.process.log
+
+
+def test_a_gateway_interrupted_from_the_keyboard_exits_with_0(processes: Processes, redis_url: str) -> None:
+    gateway = processes.gateway(redis_url).ready()
+    gateway.process.send(signal.SIGINT)
+    assert gateway.process.wait(5) == 0
+    assert "Traceback" not in gateway.process.log
+
+
+def test_several_processes_answer_for_all_of_them_and_leave_nothing_behind(
+    processes: Processes, redis_url: str, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    gateway = processes.gateway(redis_url, GATEWAY_WORKERS="2", TMPDIR=str(scratch)).ready()
+    for _ in range(40):
+        _submit(gateway)
+    assert len(list(scratch.rglob("counter_*.db"))) == 2, "both processes took part"
+    scrapes = [fetch(f"{gateway.url}/metrics")[1] for _ in range(6)]
+    assert {_total(scrape, "mas_jobs_submitted_total") for scrape in scrapes} == {40}
+    assert {_total(scrape, "mas_queue_depth") for scrape in scrapes} == {40}
+    poll = Poll(f"{gateway.api}/jobs/{_submit(gateway)}?wait=60")
+    assert gateway.process.stop(within=8) == 0
+    assert poll.end()["status"] == "queued"
+    assert list(scratch.iterdir()) == []
+    assert "Traceback" not in gateway.process.log
+
+
+def test_a_killed_process_is_replaced(processes: Processes, redis_url: str) -> None:
+    gateway = processes.gateway(redis_url, GATEWAY_WORKERS="2").ready()
+    children = set(_children(gateway.process.pid))
+    victim = min(children)
+    processes.start("kill", ["kill", "-9", str(victim)]).wait()
+    wait_until(lambda: len(set(_children(gateway.process.pid)) - {victim}) >= len(children), 15)
+    gateway.ready()
+
+
+def test_recycling_loses_no_request_and_is_not_held_up_by_a_long_poll(processes: Processes, redis_url: str) -> None:
+    gateway = processes.gateway(redis_url, GATEWAY_RECYCLE_REQUESTS="80").ready()
+    poll = Poll(f"{gateway.api}/jobs/{_submit(gateway)}?wait=60")
+    with ThreadPoolExecutor(8) as clients:
+        ids = set(clients.map(lambda _: _submit(gateway), range(400)))
+    assert len(ids) == 400
+    assert poll.end()["status"] == "queued"
+    assert poll.seconds < 30
+    assert gateway.process.log.count("stopping to be started anew") >= 2
+    assert _total(fetch(f"{gateway.url}/metrics")[1], "mas_jobs_submitted_total") == 401
+    assert gateway.process.stop(within=8) == 0
+
+
+def test_a_plain_uvicorn_serves_it_too_and_is_not_held_up_by_a_long_poll(processes: Processes, redis_url: str) -> None:
+    port = free_port()
+    command = ["uvicorn", "gateway.main:app", "--port", str(port)]
+    process = processes.python(*command, REDIS_URL=redis_url, AUTH_REQUIRED="false")
+    gateway = Gateway(process, port).ready()
+    poll = Poll(f"{gateway.api}/jobs/{_submit(gateway)}?wait=60")
+    process.send(signal.SIGTERM)
+    process.wait(5)
+    assert poll.end()["status"] == "queued"
+
+
+def test_the_server_says_neither_its_name_nor_its_version(processes: Processes, redis_url: str) -> None:
+    gateway = processes.gateway(redis_url).ready()
+    seen = processes.start("curl", ["curl", "-sS", "--noproxy", "*", "-i", f"{gateway.api}/health/live"])
+    assert seen.wait() == 0
+    assert "HTTP/1.1 200 OK" in seen.log
+    assert "server:" not in seen.log.lower()
+
+
+def test_the_gateway_stays_under_90_mb_after_a_thousand_jobs(processes: Processes, redis_url: str) -> None:
+    gateway = processes.gateway(redis_url).ready()
+    for _ in range(1000):
+        _submit(gateway)
+    status = Path(f"/proc/{gateway.process.pid}/status").read_text()
+    resident = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+    assert resident < 90
+
+
+def test_the_gateway_is_healthy_within_a_second_and_a_half(processes: Processes, redis_url: str) -> None:
+    processes.gateway(redis_url).ready()  # compiles what is not compiled yet
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        processes.gateway(redis_url).ready()
+        times.append(time.monotonic() - started)
+    assert min(times) < 1.5
+
+
+def _children(pid: int) -> list[int]:
+    """The process's children that serve (and not the one that watches over shared resources)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+            command = path.with_name("cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and b"spawn_main" in command:
+            found.append(int(path.parent.name))
+    return found
