@@ -6,7 +6,6 @@ import argparse
 import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 
 from shared.settings import Settings, SettingsError, load_settings
@@ -43,13 +42,14 @@ def serve(settings: Settings) -> int:
     """Serve HTTP until SIGTERM or SIGINT. Raises `SettingsError`."""
     from gateway.server import run_one, run_several
     from shared.logs import configure_logs
+    from shared.store.connection import wait_until_reachable
 
     settings.require_secret_key()
     configure_logs(settings)
     # The server hands a signal on when it is done with it: stopping when asked to is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        wait_for_redis(settings.require_redis_url(), REDIS_START_SECONDS)
+        wait_until_reachable(settings.require_redis_url(), within=REDIS_START_SECONDS)
         with listen(settings.host, settings.port) as listener:
             # With recycling, too: the parent keeps the socket open while a process is replaced.
             several = settings.gateway_workers > 1 or settings.gateway_recycle_requests > 0
@@ -57,32 +57,6 @@ def serve(settings: Settings) -> int:
     except KeyboardInterrupt:
         pass
     return 0
-
-
-def wait_for_redis(url: str, seconds: float) -> None:
-    """Return when Redis answers. Raises `SettingsError`, which never shows a password, where it does not in time."""
-    from redis.exceptions import RedisError
-
-    from shared.store import connect_sync
-
-    deadline = time.monotonic() + seconds
-    try:
-        client = connect_sync(url, answer_within=2.0)
-    except ValueError:
-        # Its message may hold a piece of the password.
-        raise SettingsError("REDIS_URL is wrong: it has the form redis://user:password@host:6379/0") from None
-    while True:
-        try:
-            client.ping()
-            client.close()
-            return
-        except (RedisError, OSError) as error:
-            if time.monotonic() > deadline:
-                where = client.connection_pool.connection_kwargs
-                address = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise SettingsError(f"REDIS_URL: {address} could not be used for {seconds:g} s: {reason}") from None
-        time.sleep(0.2)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import Literal, cast
+from typing import Literal
 
 import structlog
 
@@ -23,7 +23,6 @@ from shared.store.workers import CATALOGUE_CHANGED
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 Word = Literal["ended", "unavailable", "closing"]
-_Heard = AsyncGenerator[tuple[str, str] | None, None]
 # Where a round is over.
 ENDED = frozenset(status for status in JobStatus if status.ended) | {JobStatus.INTERRUPTED}
 RECONNECT_SECONDS = 0.25
@@ -81,7 +80,7 @@ class Waiters:
         away = False
         while True:
             try:
-                async with aclosing(cast(_Heard, self.notices.listen())) as heard:
+                async with aclosing(self.notices.listen()) as heard:
                     async for notice in heard:
                         if notice is None:
                             if away:

@@ -27,22 +27,18 @@ JOB_WAIT_SECONDS = Histogram(
 JOB_RUN_SECONDS = Histogram(
     "mas_job_run_seconds", "Seconds an attempt ran.", ["graph"], buckets=RUN_BUCKETS, registry=REGISTRY
 )
-JOBS_RUNNING = Gauge("mas_jobs_running", "Attempts running in this worker.", registry=REGISTRY)
 LEASE_LOST = Counter("mas_lease_lost", "Attempts that ended because their lease was gone.", registry=REGISTRY)
-LOOP_LAG_SECONDS = Gauge("mas_loop_lag_seconds", "How late the worker's event loop is.", registry=REGISTRY)
 WEBHOOK_ATTEMPTS = Counter("mas_webhook_attempts", "Webhook deliveries tried.", ["outcome"], registry=REGISTRY)
 
+# A gateway has none of these: `register_worker_metrics` shows them.
+JOBS_RUNNING = Gauge("mas_jobs_running", "Attempts running in this worker.", registry=None)
+LOOP_LAG_SECONDS = Gauge("mas_loop_lag_seconds", "How late the worker's event loop is.", registry=None)
 
-class QueueState(CollectorRegistry):
-    """Depth and age of the queues, read from Redis at the moment of a scrape."""
 
-    def __init__(self, depths: dict[str, int], oldest_seconds: dict[str, float]) -> None:
-        super().__init__()
-        depth = Gauge("mas_queue_depth", "Jobs that are ready and wait for a worker.", ["queue"], registry=self)
-        oldest = Gauge("mas_queue_oldest_seconds", "Age of the job that waits longest.", ["queue"], registry=self)
-        for queue, count in depths.items():
-            depth.labels(queue).set(count)
-            oldest.labels(queue).set(oldest_seconds.get(queue, 0.0))
+def register_worker_metrics() -> None:
+    """Show what only a worker has."""
+    for metric in (JOBS_RUNNING, LOOP_LAG_SECONDS):
+        REGISTRY.register(metric)
 
 
 def exposition() -> bytes:

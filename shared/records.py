@@ -50,13 +50,15 @@ def job_document(
         "interrupts": _json(raw, b"interrupts"),
         "usage": _json(raw, b"usage"),
         "webhook": url and {"url": url.decode(), "events": events.decode().split(",") if events else None},
-        "links": {
-            "self": f"{API}/jobs/{job_id}",
-            "cancel": f"{API}/jobs/{job_id}/cancel",
-            "deliveries": f"{API}/jobs/{job_id}/deliveries",
-        },
+        "links": job_links(job_id),
     }
     return document
+
+
+def job_links(job_id: str) -> dict[str, str]:
+    """Where a job is found, and what belongs to it."""
+    here = f"{API}/jobs/{job_id}"
+    return {"self": here, "cancel": f"{here}/cancel", "deliveries": f"{here}/deliveries"}
 
 
 def render_webhook_body(

@@ -97,7 +97,15 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+        if value is None:
+            return value
+        try:
+            parts = urlsplit(value.get_secret_value())
+            _ = parts.port  # raises where it is none
+        except ValueError:
+            # The reason may hold a piece of the password.
+            raise ValueError("it has the form redis://user:password@host:6379/0") from None
+        if parts.scheme not in {"redis", "rediss", "unix"}:
             raise ValueError("must start with redis://, rediss:// or unix://")
         return value
 

@@ -10,7 +10,7 @@ import orjson
 from fastapi import Depends, Path, Response
 
 from gateway.errors import job_not_found
-from shared.records import API
+from shared.records import job_links
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -22,9 +22,7 @@ def json_answer(document: Any, status: int = 200, headers: Mapping[str, str] | N
 
 def accepted(job_id: str, status: str) -> dict[str, Any]:
     """What is said of a job that was submitted or changed (see `gateway.documents.Accepted`)."""
-    here = f"{API}/jobs/{job_id}"
-    links = {"self": here, "cancel": f"{here}/cancel", "deliveries": f"{here}/deliveries"}
-    return {"id": job_id, "status": status, "links": links}
+    return {"id": job_id, "status": status, "links": job_links(job_id)}
 
 
 async def _job_id(job_id: Annotated[str, Path(description="A job's id, as the submit answered it.")]) -> str:

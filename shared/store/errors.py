@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, RedisError, TimeoutError
+from redis.exceptions import (
+    ConnectionError,
+    InvalidResponse,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
 
 
 class StoreError(Exception):
@@ -37,7 +44,7 @@ def translated(error: Exception) -> Exception:
     text = str(error) or type(error).__name__
     if isinstance(error, OutOfMemoryError) or text.startswith("MISCONF"):
         return StoreFull(text)
-    if isinstance(error, (ConnectionError, TimeoutError, ReadOnlyError, OSError)):
+    if isinstance(error, (ConnectionError, TimeoutError, InvalidResponse, ReadOnlyError, OSError)):
         return StoreUnavailable(text)
     if text.startswith(("MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS")):
         return StoreUnavailable(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from redis.asyncio import Redis
 
@@ -17,7 +17,7 @@ class Notices:
     def __init__(self, blocking: Redis) -> None:
         self.blocking = blocking
 
-    async def listen(self) -> AsyncIterator[tuple[str, str] | None]:
+    async def listen(self) -> AsyncGenerator[tuple[str, str] | None, None]:
         """Yield None once subscribed, then (ref, status) for each change; (`catalogue`, ``) when graphs changed.
 
         Raises `StoreUnavailable` when the connection breaks: what happened until the next `listen` is not told again.

@@ -10,7 +10,6 @@ if not job or not holds(ref, worker, attempt) then return ended_by(job, worker, 
 local fields, last = {}, 8 + tonumber(ARGV[8]) * 2
 for i = 9, last do fields[#fields + 1] = ARGV[i] end
 for i = last + 1, #ARGV do call('RPUSH', KEY.events .. ref, ARGV[i]) end
-if status == 'succeeded' then call('HDEL', KEY.job .. ref, 'error') end   -- of an earlier try
 call('HDEL', KEY.job .. ref, 'error') -- of an earlier try
 if status == 'interrupted' and job.cancel then status = 'cancelled' end
 if status ~= 'interrupted' then

@@ -145,5 +145,3 @@ def test_an_app_without_a_redis_or_a_secret_is_refused() -> None:
         gateway.main.create_app(Settings(secret_key=SECRET_KEY))  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="SECRET_KEY"):
         gateway.main.create_app(Settings(redis_url="redis://127.0.0.1:1/0"))  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="REDIS_URL is wrong"):
-        gateway.main.create_app(Settings(secret_key=SECRET_KEY, redis_url="redis://127.0.0.1:port/0"))  # type: ignore[arg-type]
