@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -168,7 +169,7 @@ def load_catalogue(settings: Settings) -> Catalogue:
 
 
 def warm_models(settings: Settings) -> None:
-    """Import the providers' client now, where a graph uses our models with a key: it would hold up the first job by a second."""
+    """Import the providers' client now, where a graph uses our models with a key: it would hold up the first job."""
     if "worker.models" in sys.modules and any(getattr(settings, f"{name}_api_key") for name in settings.model_order):
         from worker.models import chat_model
 
@@ -181,8 +182,9 @@ def serve_metrics(port: int) -> None:
         return
     from prometheus_client import start_http_server
 
-    from shared.metrics import REGISTRY
+    from shared.metrics import REGISTRY, register_worker_metrics
 
+    register_worker_metrics()
     try:
         start_http_server(port, registry=REGISTRY)
     except OSError as error:
@@ -199,7 +201,10 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 if __name__ == "__main__":
-    status = main()
+    try:
+        status = main()
+    except KeyboardInterrupt:  # Ctrl-C before the worker was ready for it
+        status = 128 + signal.SIGINT
     # Threads of abandoned sync nodes must not hold up the exit.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,7 @@
 """For arq's own command line: `arq --check worker.arq_settings.WorkerSettings` exits 0 while a worker lives.
 
-There are no functions here, so `arq worker.arq_settings.WorkerSettings` refuses to start a plain arq worker on our keys: it would
-know nothing of leases.
+There are no functions here, so `arq worker.arq_settings.WorkerSettings` refuses to start a plain arq worker on our
+keys: it would know nothing of leases.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Graph state as JSON: messages, pydantic models, dataclasses, sets and bytes come out sensibly, and nothing stops the job."""
+"""Graph state as JSON: messages, models, dataclasses, sets and bytes come out sensibly, and nothing stops the job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEEPEST = 200
 
 
 def to_json(value: Any) -> bytes:
-    """Any state as JSON. Integers beyond 64 bits become strings, bytes base64, what is unknown its `str()`. Never raises."""
+    """Any state as JSON: integers beyond 64 bits become strings, bytes base64, the unknown `str()`. Never raises."""
     try:
         return orjson.dumps(value, default=_encode, option=_OPTIONS)
     except (TypeError, ValueError, RecursionError):

@@ -1,7 +1,7 @@
 """Why an attempt failed, and whether another try could help.
 
-Retryable are time-outs, broken connections, a database that is away, and a provider's 408, 409, 425, 429 and 5xx; everything else is
-the graph's or the client's fault and fails at once.
+Retryable are time-outs, broken connections, a database that is away, and a provider's 408, 409, 425, 429 and 5xx;
+everything else is the graph's or the client's fault and fails at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from shared.jobs import JobError
 from worker.encoding import readable
 
 RETRYABLE_STATUS = {408, 409, 425, 429}
-# By name, for their libraries may not be loaded: SQLite's and psycopg's, the OpenAI client's, httpx's, requests' and redis-py's,
-# aiohttp's, and a name that cannot be looked up.
+# By name, for their libraries may not be loaded.
 RETRYABLE_NAMES = {
-    "OperationalError", "APIConnectionError", "TransportError", "ConnectionError", "Timeout", "ClientConnectionError", "gaierror"
-}  # fmt: skip
+    "OperationalError",  # sqlite3, psycopg
+    "APIConnectionError",  # openai
+    "TransportError",  # httpx
+    "ConnectionError",  # requests, redis-py
+    "Timeout",  # requests
+    "ClientConnectionError",  # aiohttp
+    "gaierror",  # a host's name that cannot be looked up
+}
 LONGEST_BACKOFF_SECONDS = 300.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 MESSAGE_LIMIT = 4096
@@ -97,7 +102,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _retry_after(error: BaseException) -> float | None:
-    """Seconds from arq's `Retry(defer)` or an answer's `Retry-After` (seconds or an HTTP date, RFC 9110 section 10.2.3)."""
+    """Seconds from arq's `Retry(defer)` or an answer's `Retry-After` (seconds or a date, RFC 9110 section 10.2.3)."""
     if isinstance(error, Retry):
         return None if error.defer_score is None else error.defer_score / 1000
     headers = getattr(getattr(error, "response", None), "headers", None)

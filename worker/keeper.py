@@ -1,7 +1,7 @@
 """The keeper: a thread with a Redis connection of its own, so that a node that blocks the event loop keeps its lease.
 
-It renews all leases each third of a lease, says each second that the worker lives, hears of cancels at once over the worker's control
-list, and measures how late the event loop is.
+It renews all leases each third of a lease, says each second that the worker lives, hears of cancels at once over the
+worker's control list, and measures how late the event loop is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ class Keeper:
     """Keeps the leases of one worker process. `state` gives what its heartbeat says."""
 
     def __init__(
-        self, store: KeeperStore, lease_seconds: float, loop: asyncio.AbstractEventLoop, state: Callable[[], dict[str, Any]]
+        self,
+        store: KeeperStore,
+        lease_seconds: float,
+        loop: asyncio.AbstractEventLoop,
+        state: Callable[[], dict[str, Any]],
     ) -> None:
         self.store = store
         self.lease_seconds = lease_seconds

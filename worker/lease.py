@@ -1,7 +1,8 @@
 """A lease as its attempt sees it, and the writes that it fences.
 
-Each write first asks the local clock: past the deadline it waits, and only when a renewal answers that the lease is gone does the
-attempt end, with nothing written. While Redis is away a write waits too and is sent again: the scripts bear the repetition.
+Each write first asks the local clock: past the deadline it waits, and only when a renewal answers that the lease is
+gone does the attempt end, with nothing written. While Redis is away a write waits too and is sent again: the scripts
+bear the repetition.
 """
 
 from __future__ import annotations
@@ -70,6 +71,11 @@ class Lease:
             self._news.set()
             if self._stoppable is not None:
                 self._stoppable.cancel()
+
+    @property
+    def fence(self) -> str:
+        """The job and the attempt: what the lease is for."""
+        return f"{self.job.ref} {self.job.attempt}"
 
     @property
     def gone(self) -> bool:

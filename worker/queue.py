@@ -1,8 +1,9 @@
-"""The leased worker: arq's life cycle, function registry and health record, with our own claiming, keeping and finishing.
+"""The leased worker: arq's life cycle, function registry and health record, with our own claiming and finishing.
 
-arq polls, lets every worker race for the head of the queue, and runs a killed worker's job again only after the longest timeout. So
-`_poll_iteration` claims by lease instead, `main` starts the keeper, the signal handlers drain, and `close` leaves the shared health
-key to the workers that live on. arq's `run_job`, `start_jobs`, `finish_job`, cron and command line are not used.
+arq polls, lets every worker race for the head of the queue, and runs a killed worker's job again only after the
+longest timeout. So `_poll_iteration` claims by lease instead, `main` starts the keeper, the signal handlers drain, and
+`close` leaves the shared health key to the workers that live on. arq's `run_job`, `start_jobs`, `finish_job`, cron and
+command line are not used.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import resource
 import signal
 import sys
 import time
@@ -49,7 +49,7 @@ class JobWorker(ArqWorker):
         housekeeping: Housekeeping,
     ) -> None:  # fmt: skip
         super().__init__(
-            functions=[func(self._attempt, name="attempt")],
+            functions=[func(self._attempt, name="attempt")],  # type: ignore[arg-type]  # arq wants one; it is never called
             queue_name=key("leases"),
             redis_pool=redis,
             max_jobs=settings.worker_concurrency,
@@ -64,7 +64,7 @@ class JobWorker(ArqWorker):
         self.runner = runner
         self.housekeeping = housekeeping
         self.graphs = list(runner.catalogue.graphs) if "jobs" in settings.worker_roles else []
-        self.running: dict[str, Lease] = {}
+        self.running: dict[str, Lease] = {}  # by job and attempt: one that lost its lease may still be on its way out
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._handing_back = asyncio.Event()
@@ -95,7 +95,7 @@ class JobWorker(ArqWorker):
         self._pool = None
 
     def handle_sig(self, signum: signal.Signals) -> None:
-        """The first signal: claim no more, let jobs finish for `DRAIN_SECONDS`, hand the rest back. The second: at once."""
+        """Claim no more, let jobs finish for `DRAIN_SECONDS`, hand the rest back; at a second signal, at once."""
         self._signals += 1
         logger.info("stopping", signal=signal.Signals(signum).name, running=len(self.running))
         self.stop_claiming()
@@ -114,8 +114,8 @@ class JobWorker(ArqWorker):
 
     async def _drain(self) -> None:
         """Wait for what runs, until a signal has it handed back: recycling waits as long as its jobs take."""
-        ended = asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        handing_back = self.loop.create_task(self._handing_back.wait())
+        ended: asyncio.Future[Any] = asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        handing_back: asyncio.Future[Any] = self.loop.create_task(self._handing_back.wait())
         await asyncio.wait([ended, handing_back], return_when=asyncio.FIRST_COMPLETED)
         handing_back.cancel()
 
@@ -162,6 +162,8 @@ class JobWorker(ArqWorker):
             logger.warning("job ended without its worker", job=ended.ref, graph=ended.graph, status=ended.status)
         for job in claim.jobs:
             self._start(job, asked_at, claim.now_ms)
+        if self._handing_back.is_set():  # the claim was under way
+            self._hand_back()
         return claim
 
     def _start(self, job: Claimed, asked_at: float, now_ms: int) -> None:
@@ -170,11 +172,11 @@ class JobWorker(ArqWorker):
             ready_at = int(job.record.get(b"run_at") or job.record[b"created_at"])
             JOB_WAIT_SECONDS.observe(max(0, now_ms - ready_at) / 1000)
         JOBS_RUNNING.inc()
-        name = f"{job.ref} {job.attempt}"  # an attempt that has lost its lease may still be on its way out
-        self.running[name] = lease = self.keeper.hold(job, asked_at)
-        self.tasks[name] = self.loop.create_task(self._attempt(name, lease))
+        lease = self.keeper.hold(job, asked_at)
+        self.running[lease.fence] = lease
+        self.tasks[lease.fence] = self.loop.create_task(self._attempt(lease))
 
-    async def _attempt(self, name: str, lease: Lease) -> None:
+    async def _attempt(self, lease: Lease) -> None:
         """One attempt, with its ids on each log line. Its outcome is written when this returns."""
         job = lease.job
         structlog.contextvars.bind_contextvars(job=job.id, attempt=job.attempt, graph=job.graph, tenant=job.tenant)
@@ -185,24 +187,26 @@ class JobWorker(ArqWorker):
             logger.exception("attempt could not be written; its lease will run out")
         finally:
             self.keeper.drop(lease)
-            del self.running[name]
+            del self.running[lease.fence]
             self._alone = self._alone and not job.alone
             self._ended += 1
             JOBS_RUNNING.dec()
             self._slot_freed.set()
 
     async def _wait_for_work(self, next_due_seconds: float | None) -> None:
-        patience = FALL_BACK_SECONDS if next_due_seconds is None else min(FALL_BACK_SECONDS, max(next_due_seconds, 0.01))
+        due_in = FALL_BACK_SECONDS if next_due_seconds is None else max(next_due_seconds, 0.01)
+        patience = min(FALL_BACK_SECONDS, due_in)
         waiting = self.loop.create_task(
             self.store.wait_for_work(self.blocking, self.settings.worker_queues, self.graphs, patience)
         )
         stopping = self.loop.create_task(self._stopping.wait())
-        await asyncio.wait([waiting, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if waiting.done():
-            waiting.result()
-        else:
+        try:
+            await asyncio.wait([waiting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()
+        finally:
             waiting.cancel()
+            stopping.cancel()
 
     async def _wait_for_slot(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -233,7 +237,7 @@ class JobWorker(ArqWorker):
             f"queued={sum(depths.values())}"
         )
         with store_errors():
-            await self.pool.psetex(self.health_check_key, (HEALTH_SECONDS + 3) * 1000, text)  # type: ignore[no-untyped-call]
+            await self.pool.psetex(self.health_check_key, (HEALTH_SECONDS + 3) * 1000, text)
 
     async def _keep_house(self) -> None:
         while True:
@@ -249,5 +253,7 @@ class JobWorker(ArqWorker):
 
 def peak_memory_mb() -> float:
     """The most memory this process has held, in MB. The kernel counts in KB, macOS in bytes."""
+    import resource  # not there on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

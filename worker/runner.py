@@ -1,9 +1,10 @@
-"""One attempt of a job, from its payload to its outcome: stream the graph, keep events and usage, sort what went wrong."""
+"""One attempt of a job, from its payload to its outcome: stream the graph, keep events and usage, sort failures."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import orjson
 import structlog
 from langchain_core.runnables import RunnableConfig
 
-from shared.jobs import JobError
+from shared.jobs import JobError, StreamMode
 from shared.metrics import JOB_RUN_SECONDS, JOBS_ENDED, LEASE_LOST
 from shared.store import Claimed, JobStore
 from worker.checkpoints.threads import ThreadMemory
@@ -98,21 +99,23 @@ class Runner:
                 if saver is not None and job.attempt > 1:
                     done = await _already_done(graph, config, job)
                     given = None if done else given
-                modes = list(dict.fromkeys(["values", *(request.get("stream") or ["updates"])]))
-                wanted = set(request.get("stream") or ["updates"])
+                wanted: list[StreamMode] = request.get("stream") or ["updates"]
+                modes: list[StreamMode] = list(dict.fromkeys(["values", "updates", *wanted]))
                 last: Any = None
-                asked: dict[str, Any] = {}
-                async for namespace, mode, chunk in graph.astream(
+                asked: dict[str, Any] | None = None
+                chunks: AsyncIterator[Any] = graph.astream(
                     given,
                     config,
                     context=request.get("context"),
-                    stream_mode=modes,  # type: ignore[arg-type]
+                    stream_mode=modes,
                     subgraphs=True,
-                    **({"durability": "sync"} if saver is not None else {}),
-                ):
+                    durability=None if saver is None else "sync",
+                )
+                async for namespace, mode, chunk in chunks:
                     if mode == "values" and not namespace:
                         last = chunk
-                        asked |= _interrupts(chunk)
+                    if mode == "updates" and not namespace and "__interrupt__" in chunk:
+                        asked = (asked or {}) | {interrupt.id: interrupt.value for interrupt in chunk["__interrupt__"]}
                     if mode in wanted:
                         events.add(mode, _event_data(namespace, chunk))
                 if last is None and saver is not None:
@@ -121,7 +124,7 @@ class Runner:
             if not clock.expired():
                 raise
             raise JobFailed("timeout", f"the attempt ran longer than {limit:g} seconds") from error
-        if asked:
+        if asked is not None:  # empty where the graph stops at a breakpoint
             return Outcome(b"", to_json([{"id": id_, "value": value} for id_, value in asked.items()]))
         return self._output(graph, last)
 
@@ -129,10 +132,14 @@ class Runner:
         """What `graph.invoke` would have returned."""
         names = graph.output_channels
         if isinstance(values, dict) and not isinstance(graph.stream_channels_asis, str):
-            values = values.get(names) if isinstance(names, str) else {name: values[name] for name in names if name in values}
+            if isinstance(names, str):
+                values = values.get(names)
+            else:
+                values = {name: values[name] for name in names if name in values}
         output = to_json(values)
         if self.max_output_bytes and len(output) > self.max_output_bytes:
-            raise JobFailed("output_too_large", f"the output has {len(output)} bytes, more than {self.max_output_bytes}")
+            size = f"the output has {len(output)} bytes, more than {self.max_output_bytes}"
+            raise JobFailed("output_too_large", size)
         return Outcome(output)
 
     async def _succeed(self, writer: FencedWriter, events: EventStream, usage: UsageCounter, outcome: Outcome) -> None:
@@ -196,12 +203,14 @@ def _run_config(job: Claimed, request: dict[str, Any], usage: UsageCounter) -> R
         for name, value in (asked.get("configurable") or {}).items()
         if name not in RESERVED_CONFIGURABLE and not name.startswith("__")
     }
+    metadata: dict[str, Any] = {"job_id": job.id, "round": int(job.record[b"round"])}
     thread_id = job.record.get(b"thread_id")
     if thread_id is not None:
         configurable["thread_id"] = f"{job.tenant}:{thread_id.decode()}"
+        metadata["thread_id"] = thread_id.decode()  # what events show
     config: RunnableConfig = {
         "configurable": configurable,
-        "metadata": {"job_id": job.id, "round": int(job.record[b"round"])},
+        "metadata": metadata,
         "callbacks": [usage],
         "tags": asked.get("tags") or [],
     }
@@ -217,13 +226,5 @@ async def _already_done(graph: AnyGraph, config: RunnableConfig, job: Claimed) -
     return bool(snapshot.metadata) and (snapshot.metadata or {}).get("job_id") == job.id
 
 
-def _interrupts(values: Any) -> dict[str, Any]:
-    """What nodes ask, by the ids of their interrupts. Each node that waits says so in a chunk of its own."""
-    waiting = values.get("__interrupt__") if isinstance(values, dict) else None
-    return {interrupt.id: interrupt.value for interrupt in waiting or ()}
-
-
 def _event_data(namespace: tuple[str, ...], chunk: Any) -> Any:
     return {"namespace": list(namespace), "data": chunk} if namespace else chunk
-
-

@@ -13,18 +13,20 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 
 
 class UsageCounter(BaseCallbackHandler):
-    """Sums the usage that model answers report. `ignore_*` keeps LangChain from calling it for anything but models' ends."""
+    """Sums the usage that models report. `ignore_*` keeps LangChain from calling it for anything but a model's end."""
 
     run_inline = True
-    ignore_chain = True  # type: ignore[assignment]
-    ignore_chat_model = True  # type: ignore[assignment]
-    ignore_agent = True  # type: ignore[assignment]
-    ignore_retriever = True  # type: ignore[assignment]
-    ignore_retry = True  # type: ignore[assignment]
-    ignore_custom_event = True  # type: ignore[assignment]
+    ignore_chain = True
+    ignore_chat_model = True
+    ignore_agent = True
+    ignore_retriever = True
+    ignore_retry = True
+    ignore_custom_event = True
 
     def __init__(self) -> None:
-        self.models: dict[str, dict[str, int]] = defaultdict(lambda: {"input_tokens": 0, "output_tokens": 0, "calls": 0})
+        self.models: dict[str, dict[str, int]] = defaultdict(
+            lambda: {"input_tokens": 0, "output_tokens": 0, "calls": 0}
+        )
         self._lock = threading.Lock()  # sync nodes call models from the threads of a pool
 
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:

@@ -1,8 +1,10 @@
-"""The memory of threads: LangGraph's own SQLite or PostgreSQL saver, by `DATABASE_URL`, opened when the first thread needs it."""
+"""The memory of threads: LangGraph's own SQLite or PostgreSQL saver, by `DATABASE_URL`, opened for the first thread."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ class ThreadMemory:
         self._resources = AsyncExitStack()
 
     async def saver(self) -> BaseCheckpointSaver[Any]:
-        """The saver, its tables in place. Raises the driver's error where the database is away: another call tries again."""
+        """The saver, its tables in place. Raises the driver's error where the database is away; call it again then."""
         async with self._opening:
             if self._saver is None:
                 async with AsyncExitStack() as opening:
@@ -51,8 +53,17 @@ async def _open_sqlite(resources: AsyncExitStack, url: str) -> BaseCheckpointSav
     connection = await resources.enter_async_context(aiosqlite.connect(path, timeout=SQLITE_LOCK_SECONDS))
     await connection.execute("PRAGMA synchronous=NORMAL")
     saver = AsyncSqliteSaver(connection)
-    await saver.setup()
-    return saver
+    deadline = time.monotonic() + SQLITE_LOCK_SECONDS
+    while True:
+        try:
+            await saver.setup()
+            return saver
+        except sqlite3.OperationalError as error:
+            # Two workers that start together: turning a fresh file to WAL does not wait for the other's lock.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            await connection.rollback()
+            await asyncio.sleep(SETUP_RETRY_SECONDS)
 
 
 async def _open_postgres(resources: AsyncExitStack, url: str, connections: int) -> BaseCheckpointSaver[Any]:
@@ -70,10 +81,10 @@ async def _open_postgres(resources: AsyncExitStack, url: str, connections: int) 
     )
     await pool.open()
     resources.push_async_callback(pool.close)
-    # Two workers that start together would otherwise create the same tables. They try, for a statement that waits for the lock would
-    # hold up the `CREATE INDEX CONCURRENTLY` of the one that has it.
+    # Two workers that start together would otherwise create the same tables. They try for the lock: a statement that
+    # waits for it would hold up the `CREATE INDEX CONCURRENTLY` of the one that has it.
     async with pool.connection() as connection:
-        while not (await (await connection.execute(TRY_LOCK, (SETUP_LOCK,))).fetchone())["locked"]:
+        while not (await (await connection.execute(TRY_LOCK, (SETUP_LOCK,))).fetchone())["locked"]:  # noqa: ASYNC110
             await asyncio.sleep(SETUP_RETRY_SECONDS)
         try:
             await AsyncPostgresSaver(connection).setup()

@@ -36,9 +36,7 @@ class Catalogue:
 
     async def publish(self, registry: Registry) -> None:
         """Tell the gateways. The catalogue outlives this worker."""
-        errors = {
-            failure.id: {"type": failure.type, "message": failure.message} for failure in self.failures.values()
-        }
+        errors = {failure.id: {"type": failure.type, "message": failure.message} for failure in self.failures.values()}
         await registry.publish(self.entries, errors)
 
 

@@ -54,7 +54,8 @@ def read_graphs_config(path: Path) -> GraphsConfig:
         raise SettingsError(f'GRAPHS_CONFIG is wrong: {path} needs "graphs": {{"id": "./file.py:graph"}}')
     dependencies, env = content.get("dependencies") or [], content.get("env") or {}
     if not isinstance(dependencies, list) or not isinstance(env, dict | str):
-        raise SettingsError(f'GRAPHS_CONFIG is wrong: {path} needs "dependencies" as a list, "env" as a file or an object')
+        wanted = '"dependencies" as a list, "env" as a file\'s name or an object'
+        raise SettingsError(f"GRAPHS_CONFIG is wrong: {path} needs {wanted}")
     folder = path.resolve().parent
     return GraphsConfig(
         folder=folder,
@@ -70,7 +71,8 @@ def _spec(path: Path, graph_id: str, entry: Any) -> GraphSpec:
     if isinstance(entry, dict) and isinstance(entry.get("path"), str):
         description = entry.get("description")
         return GraphSpec(graph_id, entry["path"], None if description is None else str(description))
-    raise SettingsError(f'GRAPHS_CONFIG is wrong: graph "{graph_id}" in {path} must be "./file.py:name" or have a "path"')
+    wanted = 'must be "./file.py:name" or have a "path"'
+    raise SettingsError(f'GRAPHS_CONFIG is wrong: graph "{graph_id}" in {path} {wanted}')
 
 
 def _env(folder: Path, env: dict[str, Any] | str) -> dict[str, str]:

@@ -43,8 +43,9 @@ Say what you do not know; promise nothing that is not written here.
 SPECIALISTS: dict[SpecialistName, Specialist] = {
     "sales": Specialist(
         handles="""
-Prices, quotes, plans, offers, discounts, buying, ordering, upgrading or extending a contract.
-价格、报价、套餐、优惠、折扣、购买、订购、下单、升级、续约。
+Prices, costs, how much something is, quotes, plans, offers, discounts, buying, ordering, upgrading or extending a
+contract.
+价格、多少钱、报价、套餐、优惠、折扣、购买、订购、下单、升级、续约。
 """,
         prompt="""
 You are the sales specialist of a customer service team.
@@ -52,7 +53,7 @@ To quote a price or recommend a plan, ask how many people use the line and which
 To order, buy or upgrade, ask for the address and the day from which it is wanted, then confirm the order in writing.
 A discount or special offer needs the customer's number; offers hold for fourteen days.
 你是客服团队的销售专员。
-报价或推荐套餐之前，先问清使用人数和所需网速。
+问到多少钱、报价或推荐套餐之前，先问清使用人数和所需网速。
 购买、订购或升级，需要地址和希望开通的日期，之后书面确认。
 优惠和折扣需要客户编号，报价十四天内有效。
 """,

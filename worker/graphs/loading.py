@@ -1,7 +1,7 @@
 """Graphs as their authors wrote them: compiled graphs, `StateGraph`s, and factories of either.
 
-A factory may be a function, a coroutine function or a context manager, async or not, with or without the run's config; it is
-called for each run. One that cannot be imported is a `LoadFailure` and stops nothing else.
+A factory may be a function, a coroutine function or a context manager, async or not, with or without the run's config;
+it is called for each run. One that cannot be imported is a `LoadFailure` and stops nothing else.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LoadedGraph:
     id: str
     description: str
     source: Any
-    to_messages: Convert = lambda values: values  # noqa: E731 - the input with its messages as LangChain's
+    to_messages: Convert = lambda values: values  # the input with its messages as LangChain's
     _ready: dict[int, AnyGraph] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -110,9 +110,9 @@ def _import_file(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    known = [module for module in list(sys.modules.values()) if getattr(module, "__dict__", {}).get("__file__") == str(path)]
-    if known:
-        return known[0]
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get("__file__") == str(path):
+            return module
     if (path.parent / "__init__.py").is_file():
         return _import_from_package(path)
     name = f"graph_file_{path.stem}_{sha1(str(path).encode(), usedforsecurity=False).hexdigest()[:8]}"

@@ -1,7 +1,9 @@
 """Message fields: what clients may send for them, and what their graphs get.
 
-LangGraph's own schema of `MessagesState` wants LangChain's serialized messages and refuses `{"role": "user", "content": "hi"}`, which
-its reducer takes. The published schema says what `convert_to_messages` accepts: role/content objects, pairs, plain strings.
+LangGraph's own schema of `MessagesState` wants LangChain's serialized messages and refuses `{"role": "user",
+"content": "hi"}`, which its reducer takes. The published schema says what `convert_to_messages` accepts: role/content
+objects, pairs, plain strings. It leaves out only that an empty object, 0 and false pass there for an empty text, and
+malformed tool calls for a part of messages that make none.
 """
 
 from __future__ import annotations
@@ -84,7 +86,6 @@ MESSAGE_SCHEMA: dict[str, Any] = {
                             "status": {"enum": ["success", "error", None]},
                         },
                     },
-                    "else": {"properties": {"tool_call_id": {"type": ["string", "null"]}}},
                 },
                 {
                     "if": _of_kind("function"),
@@ -119,7 +120,7 @@ _MESSAGES = {"anyOf": [{"type": "array", "items": _MESSAGE}, {"type": ["string",
 def publish_message_fields(schema: dict[str, Any]) -> tuple[dict[str, Any], Convert]:
     """A JSON schema with its message unions replaced, and what turns a value that fits it into what the graph takes.
 
-    The conversion raises ValueError, TypeError or NotImplementedError for what is no message.
+    The conversion raises ValueError for what is no message.
     """
     definitions = dict(schema.get("$defs", {}))
     convert = _conversion(schema, definitions, ())
@@ -135,13 +136,16 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _to_message(value: Any) -> Any:
-    return None if value is None else convert_to_messages([value])[0]
+    return None if value is None else _to_messages([value])[0]
 
 
 def _to_messages(value: Any) -> Any:
     if value is None:
         return None
-    return convert_to_messages(value if isinstance(value, list) else [value])
+    try:
+        return convert_to_messages(value if isinstance(value, list) else [value])
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(f"not a message: {error!r}") from error
 
 
 def _conversion(node: Any, definitions: dict[str, Any], within: tuple[str, ...]) -> Convert | None:
@@ -178,7 +182,9 @@ def _is_message(node: Any) -> bool:
     if node.get("$ref") == "#/$defs/BaseMessage":
         return True
     options = node.get("anyOf", node.get("oneOf"))
-    refs = {option.get("$ref") for option in options if isinstance(option, dict)} if isinstance(options, list) else set()
+    if not isinstance(options, list):
+        return False
+    refs = {option.get("$ref") for option in options if isinstance(option, dict)}
     return {"#/$defs/AIMessage", "#/$defs/HumanMessage"} <= refs
 
 
@@ -200,7 +206,8 @@ def _replace(node: Any) -> Any:
 
 def _mentions(node: Any, definition: str) -> bool:
     if isinstance(node, dict):
-        return node.get("$ref") == f"#/$defs/{definition}" or any(_mentions(value, definition) for value in node.values())
+        refers = node.get("$ref") == f"#/$defs/{definition}"
+        return refers or any(_mentions(value, definition) for value in node.values())
     return isinstance(node, list) and any(_mentions(value, definition) for value in node)
 
 

@@ -139,25 +139,6 @@ def test_the_server_says_neither_its_name_nor_its_version(processes: Processes, 
     assert "server:" not in seen.log.lower()
 
 
-def test_the_gateway_stays_under_90_mb_after_a_thousand_jobs(processes: Processes, redis_url: str) -> None:
-    gateway = processes.gateway(redis_url).ready()
-    for _ in range(1000):
-        _submit(gateway)
-    status = Path(f"/proc/{gateway.process.pid}/status").read_text()
-    resident = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
-    assert resident < 90
-
-
-def test_the_gateway_is_healthy_within_a_second_and_a_half(processes: Processes, redis_url: str) -> None:
-    processes.gateway(redis_url).ready()  # compiles what is not compiled yet
-    times = []
-    for _ in range(3):
-        started = time.monotonic()
-        processes.gateway(redis_url).ready()
-        times.append(time.monotonic() - started)
-    assert min(times) < 1.5
-
-
 def _children(pid: int) -> list[int]:
     """The process's children that serve (and not the one that watches over shared resources)."""
     found = []

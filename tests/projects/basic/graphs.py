@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,35 @@ def _last(state: Counted) -> dict:
 
 
 two_counted = _chain(Counted, count=_count, last=_last)
+
+
+class Crowd(TypedDict, total=False):
+    seconds: float
+    inside: int
+    pid: int
+
+
+_inside = 0
+
+
+async def _join(state: Crowd) -> dict:
+    """Say how many are inside at once, in this process."""
+    global _inside
+    _inside += 1
+    seen = _inside
+    await asyncio.sleep(state["seconds"])
+    _inside -= 1
+    return {"inside": seen, "pid": os.getpid()}
+
+
+crowd = _chain(Crowd, join=_join)
+
+
+def _quit(state: Crowd) -> dict:
+    sys.exit("a node wants to leave")
+
+
+quitter = _chain(Crowd, quit=_quit)
 
 
 class Faulty(TypedDict, total=False):

@@ -8,12 +8,14 @@ from redis import Redis as SyncRedis
 from shared.store import KeeperStore
 from shared.store.keys import key
 from tests.job_queue import GRAPH, TENANT, WEBHOOK, JobQueue
+from tests.store_audit import audit
 
 
 @pytest.mark.parametrize("options", [{}, {"delay_ms": 60_000}, {"priority": 9}])
 async def test_cancel_ends_a_waiting_job_at_once(queue: JobQueue, options: dict[str, int]) -> None:
     await queue.submit("a", fields=WEBHOOK, **options)
     assert await queue.store.cancel(TENANT, "a") == ("cancelled", "cancelled", GRAPH)
+    assert audit(queue.sync_redis) == []
     queue.pass_time(120)
     assert await queue.claim_ids() == []
     assert await queue.delivery_types("a") == ["job.cancelled"]
@@ -68,9 +70,7 @@ async def test_waiting_for_control_for_no_time_returns_at_once(sync_redis: SyncR
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-async def test_retry_starts_another_round_with_fresh_tries(
-    queue: JobQueue, sync_redis: SyncRedis, status: str
-) -> None:
+async def test_retry_starts_another_round_with_fresh_tries(queue: JobQueue, sync_redis: SyncRedis, status: str) -> None:
     await queue.submit("a", max_attempts=1)
     fields = {"error": b'{"code":"e"}', "usage": b"{}"}
     await queue.finish("w1", await queue.take(), status, output=b"1", fields=fields)

@@ -110,11 +110,11 @@ async def garble(redis: Redis, ref: str, how: str) -> None:
         await redis.delete(name)
         await redis.set(name, "garbage")
     elif how == "another graph":
-        await redis.hset(name, "graph", "another")  # type: ignore[misc]
+        await redis.hset(name, "graph", "another")
     elif how == "another status":
-        await redis.hset(name, "status", "succeeded")  # type: ignore[misc]
+        await redis.hset(name, "status", "succeeded")
     else:
-        await redis.hset(name, how, "garbage")  # type: ignore[misc]
+        await redis.hset(name, how, "garbage")
 
 
 GARBLED = ["missing", "not a hash", "another graph", "another status", "v", "rank", "created_at", "attempt", "tries",
@@ -190,7 +190,7 @@ async def test_many_unreadable_jobs_do_not_hide_the_ones_behind_them(queue: JobQ
 async def test_a_worker_leaves_records_of_a_newer_version_alone(queue: JobQueue) -> None:
     await queue.submit("newer")
     await queue.submit("ours")
-    await queue.redis.hset(key("job", "acme:newer"), "v", "99")  # type: ignore[misc]
+    await queue.redis.hset(key("job", "acme:newer"), "v", "99")
     before = await queue.record("newer")
     claim = await queue.claim()
     assert [job.id for job in claim.jobs] == ["ours"]
@@ -221,7 +221,7 @@ async def test_a_thread_whose_holder_was_deleted_by_hand_is_not_busy_forever(que
 
 
 async def tokens(queue: JobQueue, graph: str = GRAPH) -> int:
-    return int(await queue.redis.llen(key("wake", "default", graph)))  # type: ignore[misc]
+    return int(await queue.redis.llen(key("wake", "default", graph)))
 
 
 async def wakes(queue: JobQueue, blocking: Redis, within: float = 0.05) -> bool:

@@ -189,7 +189,7 @@ async def test_a_full_claim_wakes_another_sender_and_an_empty_one_lets_them_slee
         await end_job(queue, job_id)
     await queue.redis.delete(key("deliveries_wake"))
     await claim(queue, limit=2)
-    assert await queue.redis.llen(key("deliveries_wake")) == 1  # type: ignore[misc]
+    assert await queue.redis.llen(key("deliveries_wake")) == 1
     await claim(queue, "s2")
     await claim(queue, "s2")
-    assert await queue.redis.llen(key("deliveries_wake")) == 0  # type: ignore[misc]
+    assert await queue.redis.llen(key("deliveries_wake")) == 0

@@ -112,7 +112,7 @@ async def test_a_final_state_and_its_delivery_come_in_one_step(queue: JobQueue) 
     assert (delivery.id, delivery.job_id, delivery.tenant) == ("a.1.succeeded", "a", TENANT)
     assert (delivery.type, delivery.url, delivery.secret) == ("job.succeeded", WEBHOOK["webhook_url"], "whsec_x")
     assert (delivery.output, delivery.output_too_large, delivery.body) == (b'{"n":1}', False, None)
-    assert delivery.record == (await queue.store.get(TENANT, "a")).record  # type: ignore[union-attr]
+    assert delivery.record == (await queue.store.get(TENANT, "a")).record
 
 
 async def test_a_job_without_a_webhook_has_no_delivery(queue: JobQueue) -> None:
@@ -200,7 +200,7 @@ async def test_a_job_that_is_to_be_cancelled_is_not_given_back(queue: JobQueue, 
     await queue.submit("a", fields=WEBHOOK)
     job = await queue.take()
     await queue.store.cancel(TENANT, "a")
-    assert await queue.store.release("w1", job, kind, delay_seconds=5) == "cancelled"  # type: ignore[arg-type]
+    assert await queue.store.release("w1", job, kind, delay_seconds=5) == "cancelled"
     assert await queue.status("a") == "cancelled"
     queue.pass_time(60)
     assert await queue.claim_ids() == []

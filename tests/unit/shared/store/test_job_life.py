@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from tests.job_life import JobLife
 
-FEW = settings(max_examples=60, stateful_step_count=40, deadline=None)
+FEW = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 def test_whatever_happens_each_round_ends_once_and_nothing_is_in_limbo(

@@ -221,9 +221,9 @@ async def test_a_worker_that_holds_back_wakes_an_idle_one(queue: JobQueue, block
     await make_busy(queue, "w1")
     await queue.redis.delete(key("wake", "default", GRAPH))
     await queue.claim("w1")
-    assert await queue.redis.llen(key("wake", "default", GRAPH)) == 1  # type: ignore[misc]
+    assert await queue.redis.llen(key("wake", "default", GRAPH)) == 1
     await queue.claim("w1")
-    assert await queue.redis.llen(key("wake", "default", GRAPH)) == 1, "or two workers wake each other forever"  # type: ignore[misc]
+    assert await queue.redis.llen(key("wake", "default", GRAPH)) == 1, "or two workers wake each other forever"
 
 
 async def test_a_last_try_after_an_ordinary_failure_runs_beside_others(queue: JobQueue) -> None:

@@ -7,6 +7,7 @@ from redis import Redis as SyncRedis
 
 from shared.jobs import DeliveryAttempt
 from shared.store import Filter, list_jobs
+from shared.store.keys import key
 from tests.job_queue import RETENTION_SECONDS, TENANT, WEBHOOK, JobQueue
 
 SHARED_KEYS = {b"mas:queues", b"mas:graphs:acme", b"mas:turns:default", b"mas:wake:default:echo"}
@@ -65,7 +66,11 @@ async def test_all_of_a_job_goes_once_its_retention_is_over(queue: JobQueue, syn
 
 
 async def test_a_job_that_has_not_ended_never_expires(queue: JobQueue) -> None:
-    for job_id, options in [("delayed", {"delay_ms": 10**12}), ("holder", {"thread_id": "t"}), ("parked", {"thread_id": "t"})]:
+    for job_id, options in [
+        ("delayed", {"delay_ms": 10**12}),
+        ("holder", {"thread_id": "t"}),
+        ("parked", {"thread_id": "t"}),
+    ]:
         await queue.submit(job_id, **options)
     await queue.finish("w1", await queue.take(), "interrupted")
     await queue.submit("waiting")
@@ -76,7 +81,9 @@ async def test_a_job_that_has_not_ended_never_expires(queue: JobQueue) -> None:
     await queue.store.retry(TENANT, "retried")
     queue.pass_time(100 * RETENTION_SECONDS)
     assert await queue.store.expire() == (0, 0)
-    statuses = [await queue.status(job_id) for job_id in ("delayed", "holder", "parked", "waiting", "running", "retried")]
+    statuses = [
+        await queue.status(job_id) for job_id in ("delayed", "holder", "parked", "waiting", "running", "retried")
+    ]
     assert statuses == ["queued", "interrupted", "queued", "queued", "running", "queued"]
 
 
@@ -108,7 +115,7 @@ async def test_deliveries_outlive_their_job_and_expire_on_their_own(
     queue.pass_time(RETENTION_SECONDS - 1)
     (delivery,), _ = await queue.deliveries.claim("w1", lease_seconds=10, limit=10)
     attempt = DeliveryAttempt.model_validate({"at": "2026-01-31T12:00:00Z", "status_code": 200, "duration_ms": 3})
-    await queue.deliveries.finish("w1", delivery, outcome=outcome, attempt=attempt, body=b"{}")  # type: ignore[arg-type]
+    await queue.deliveries.finish("w1", delivery, outcome=outcome, attempt=attempt, body=b"{}")
     queue.pass_time(2)
     assert await queue.store.expire() == (1, 0)
     assert await queue.delivery_types("a") == ["job.succeeded"]
@@ -122,3 +129,13 @@ async def test_a_delivery_that_was_never_tried_does_not_expire(queue: JobQueue) 
     queue.pass_time(100 * RETENTION_SECONDS)
     assert await queue.store.expire() == (1, 0)
     assert await queue.delivery_types("a") == ["job.succeeded"]
+
+
+async def test_what_was_set_aside_goes_with_its_job(queue: JobQueue, sync_redis: SyncRedis) -> None:
+    await queue.submit("a")
+    sync_redis.set(key("job", f"{TENANT}:a"), "garbage")
+    await queue.claim()
+    assert sync_redis.get(key("aside", f"{TENANT}:a")) == b"garbage"
+    queue.pass_time(RETENTION_SECONDS + 1)
+    assert await queue.store.expire() == (1, 0)
+    assert keys_of_jobs(sync_redis) == set()

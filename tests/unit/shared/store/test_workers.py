@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
@@ -62,7 +62,7 @@ async def test_a_graph_that_no_longer_loads_keeps_its_last_good_entry(redis: Red
     assert await registry.catalogue() == {"echo": {"id": "echo", "description": "mended", "error": None}}
 
 
-async def next_of(notices: AsyncIterator[tuple[str, str] | None]) -> tuple[str, str] | None:
+async def next_of(notices: AsyncGenerator[tuple[str, str] | None, None]) -> tuple[str, str] | None:
     return await asyncio.wait_for(anext(notices), 5)
 
 
@@ -76,12 +76,16 @@ async def test_a_listener_hears_of_all_that_ends_from_when_it_was_told_so(queue:
     await queue.store.append("w1", job, [b"{}"])
     await queue.finish("w1", job)
     await Registry(queue.redis).publish({}, {})
-    assert [await next_of(notices) for _ in range(3)] == [("acme:a", "event"), ("acme:a", "succeeded"), ("catalogue", "")]
+    assert [await next_of(notices) for _ in range(3)] == [
+        ("acme:a", "event"),
+        ("acme:a", "succeeded"),
+        ("catalogue", ""),
+    ]
     await queue.submit("b")
     await queue.finish("w1", await queue.take(), "interrupted")
     await queue.store.cancel(TENANT, "b")
     assert [await next_of(notices) for _ in range(2)] == [("acme:b", "interrupted"), ("acme:b", "cancelled")]
-    await notices.aclose()  # type: ignore[attr-defined]
+    await notices.aclose()
 
 
 async def test_the_statuses_of_many_jobs_are_read_at_once(queue: JobQueue) -> None:
