@@ -80,7 +80,7 @@ async def test_a_server_that_hangs_is_unavailable_within_the_time_given(own_serv
             started = time.monotonic()
             with pytest.raises(StoreUnavailable):
                 await store.get(TENANT, "a")
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 5
         finally:
             own_server.process.send(signal.SIGCONT)
         assert await store.get(TENANT, "a") is None
