@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.jobs import Name
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -60,8 +62,10 @@ class Settings(BaseSettings):
     # The workers
     graphs_config: Path = Path("langgraph.json")
     worker_concurrency: int = Field(10, ge=1, le=10_000)
-    worker_queues: CommaList = ["default"]
-    worker_roles: Annotated[list[Literal["jobs", "webhooks"]], NoDecode, BeforeValidator(_split)] = ["jobs", "webhooks"]
+    worker_queues: Annotated[list[Name], NoDecode, BeforeValidator(_split), Field(min_length=1)] = ["default"]
+    worker_roles: Annotated[
+        list[Literal["jobs", "webhooks"]], NoDecode, BeforeValidator(_split), Field(min_length=1)
+    ] = ["jobs", "webhooks"]
     worker_metrics_port: int = Field(0, ge=0, le=65535)
     worker_recycle_jobs: int = Field(0, ge=0)
     worker_recycle_mb: int = Field(0, ge=0)

@@ -63,6 +63,8 @@ def test_the_example_with_all_its_lines_in_force_changes_nothing(tmp_path: Path)
         ("LEASE_SECONDS", "0"),
         ("DRAIN_SECONDS", "-1"),
         ("MAX_BODY_BYTES", "-1"),
+        ("WORKER_QUEUES", ","),
+        ("WORKER_QUEUES", "default,two words"),
         ("WORKER_ROLES", "jobs,cleaning"),
         ("MODEL_ORDER", "qwen,unknown"),
         ("WEBHOOK_ALLOW_NETWORKS", "10.0.0.0/8,intranet"),
