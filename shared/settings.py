@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     worker_recycle_jobs: int = Field(0, ge=0)
     worker_recycle_mb: int = Field(0, ge=0)
     lease_seconds: float = Field(10, ge=0.5, le=3600)
-    drain_seconds: float = Field(30, ge=0, le=86_400)
+    drain_seconds: float = Field(0, ge=0, le=86_400)
 
     # Jobs
     max_attempts: int = Field(3, ge=1, le=20)

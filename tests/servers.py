@@ -155,7 +155,7 @@ class Processes:
 
     def worker(self, redis_url: str, **environment: str) -> Process:
         """`python -m worker`. Wait for it with `wait_for_line("worker ready")`."""
-        return self.python("worker", **{"REDIS_URL": redis_url, "DRAIN_SECONDS": "1", **environment})
+        return self.python("worker", **{"REDIS_URL": redis_url, **environment})
 
     def __enter__(self) -> Self:
         return self

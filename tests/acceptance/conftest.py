@@ -28,7 +28,6 @@ class Service:
         settings = {
             "GRAPHS_CONFIG": GRAPHS,
             "WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
-            "DRAIN_SECONDS": "0",
             **environment,
         }
         started = [self.processes.worker(self.redis_url, **settings) for _ in range(count)]

@@ -84,7 +84,6 @@ class Service:
         settings = {
             "GRAPHS_CONFIG": GRAPHS,
             "LEASE_SECONDS": str(LEASE_SECONDS),
-            "DRAIN_SECONDS": "0",
             "WORKER_ROLES": "jobs",
             "WORKER_CONCURRENCY": "3",
             **environment,
