@@ -176,7 +176,7 @@ class JobLife(RuleBasedStateMachine):
             attempt = (worker, job.ref, job.attempt)
             record = self.before.jobs.get(job.ref, {})
             stands = record.get("status") in ENDS and record.get("attempt") == str(job.attempt)
-            assert answer == ("already" if stands and attempt in self.ended | self.released else "gone")
+            assert answer == ("already" if stands and attempt in self.ended else "gone")
         assert read_all(self.sync_redis) == self.before
 
     @precondition(lambda self: self.claimed)

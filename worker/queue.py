@@ -141,7 +141,7 @@ class JobWorker(ArqWorker):
             if claim.hold:
                 await self._wait_for_slot()
             elif len(claim.jobs) < free and not self._alone:
-                await self._wait_for_work(claim.next_due_seconds)
+                await self._wait_for_work(claim.next_seconds)
         except StoreError as error:
             logger.warning("claim waits for Redis", error=str(error))
             await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - spreads load, guards nothing
@@ -193,9 +193,8 @@ class JobWorker(ArqWorker):
             JOBS_RUNNING.dec()
             self._slot_freed.set()
 
-    async def _wait_for_work(self, next_due_seconds: float | None) -> None:
-        due_in = FALL_BACK_SECONDS if next_due_seconds is None else max(next_due_seconds, 0.01)
-        patience = min(FALL_BACK_SECONDS, due_in)
+    async def _wait_for_work(self, next_seconds: float | None) -> None:
+        patience = FALL_BACK_SECONDS if next_seconds is None else min(max(next_seconds, 0.01), FALL_BACK_SECONDS)
         waiting = self.loop.create_task(
             self.store.wait_for_work(self.blocking, self.settings.worker_queues, self.graphs, patience)
         )

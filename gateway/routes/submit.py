@@ -16,7 +16,7 @@ from gateway.routes.answer import accepted, json_answer
 from gateway.services import CurrentServices
 from gateway.submission import Submission
 from shared.jobs import JobRequest
-from shared.metrics import JOBS_SUBMITTED
+from shared.metrics import JOBS_ENDED, JOBS_SUBMITTED
 from shared.records import API
 from shared.store import NewJob, StoreError, Submitted
 
@@ -157,5 +157,7 @@ def _answer(job: NewJob, submitted: Submitted) -> dict[str, Any]:
         raise Problem("thread_busy", detail, job_id=submitted.id)
     if submitted.outcome == "created":
         JOBS_SUBMITTED.labels(job.graph).inc()
+    if submitted.ended_graph:
+        JOBS_ENDED.labels(submitted.ended_graph, "cancelled").inc()
     # As it was accepted, also to who asks again later.
     return accepted(submitted.id, "queued")

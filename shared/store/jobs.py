@@ -14,6 +14,8 @@ from shared.store.errors import store_errors
 from shared.store.keys import digest, key, ref
 
 IDEMPOTENCY_MS = 24 * 3600 * 1000
+RetryFrom = Literal["checkpoint", "start"]
+RetryOutcome = Literal["queued", "refused", "moved_on", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Submitted:
     id: str
     status: str
     created_at_ms: int
+    ended_graph: str = ""  # where `on_busy=cancel` ended a waiting job: its graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +68,17 @@ class StoredJob:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A job leased to a worker. (worker, `attempt`) is the fencing token of all that this attempt writes."""
+    """A job leased to a worker. (worker, `attempt`) is the fencing token of all that this attempt writes.
+
+    `answer` is the JSON that a resume brought, and kept for its round and for retries of it; empty where there is none.
+    """
 
     ref: str
     attempt: int
     alone: bool
     payload: bytes
     record: dict[bytes, bytes]
+    answer: bytes = b""
 
     @property
     def tenant(self) -> str:
@@ -85,6 +92,10 @@ class Claimed:
     def graph(self) -> str:
         return self.record[b"graph"].decode()
 
+    @property
+    def round(self) -> int:
+        return int(self.record[b"round"])
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -97,10 +108,13 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim brought. `hold`: take no more until free, for a job that must run alone."""
+    """What a claim brought. `hold`: take no more until free, for a job that must run alone.
+
+    `next_seconds`: until the next delayed job is due, or the next lease ends, if it is not renewed.
+    """
 
     now_ms: int
-    next_due_seconds: float | None
+    next_seconds: float | None
     hold: bool
     jobs: list[Claimed]
     ended: list[Ended]
@@ -153,10 +167,30 @@ class JobStore:
         answer = await self._call(scripts.CANCEL, ref(tenant, job_id), self.result_ttl_ms)
         return answer[0].decode(), answer[1].decode(), answer[2].decode()
 
-    async def retry(self, tenant: str, job_id: str) -> tuple[Literal["queued", "refused", "missing"], str]:
-        """Start another round of a job that failed or was cancelled. Gives the outcome and the status."""
-        answer = await self._call(scripts.RETRY, ref(tenant, job_id))
+    async def retry(self, tenant: str, job_id: str, start: RetryFrom = "checkpoint") -> tuple[RetryOutcome, str]:
+        """Start another round of a job that failed or was cancelled. Gives the outcome and the status.
+
+        `moved_on`: other jobs have gone on in its thread since its last checkpoint, or are about to.
+        """
+        answer = await self._call(scripts.RETRY, ref(tenant, job_id), start)
         return answer[0].decode(), answer[1].decode()
+
+    async def retry_many(
+        self, tenant: str, job_ids: Sequence[str], start: RetryFrom = "checkpoint"
+    ) -> list[tuple[RetryOutcome, str] | Exception]:
+        """Retry several jobs in one round trip, each for itself."""
+        calls: list[list[Argument]] = [[self.clock_offset_ms, ref(tenant, job_id), start] for job_id in job_ids]
+        answers = await run_many(self.redis, scripts.RETRY, calls)
+        return [
+            answer if isinstance(answer, Exception) else (answer[0].decode(), answer[1].decode()) for answer in answers
+        ]
+
+    async def resume(
+        self, tenant: str, job_id: str, answer: bytes
+    ) -> tuple[Literal["queued", "refused", "missing"], str]:
+        """Go on with an interrupted job; `answer` is JSON. Gives the outcome and the status."""
+        outcome, status = await self._call(scripts.RESUME, ref(tenant, job_id), answer)
+        return outcome.decode(), status.decode()
 
     async def erase(self, tenant: str, job_id: str) -> tuple[Literal["erased", "running", "missing"], str]:
         """Forget an ended job and all that belongs to it but its deliveries. Gives the outcome and the status."""
@@ -167,23 +201,60 @@ class JobStore:
 
     async def claim(
         self, worker: str, *, lease_seconds: float, limit: int, max_bytes: int, recover: bool,
-        queues: Sequence[str], graphs: Sequence[str],
+        queues: Sequence[str], graphs: Sequence[str], number: int = 1,
     ) -> Claim:  # fmt: skip
-        """Lease up to `limit` ready jobs of these graphs. `recover`: also put the jobs of lost workers back."""
+        """Lease up to `limit` ready jobs of these graphs. `recover`: also put the jobs of lost workers back.
+
+        `number` is the worker's count of its claims: see `disown`.
+        """
         now, wait_ms, hold, jobs, ended = await self._call(
             scripts.CLAIM, worker, int(lease_seconds * 1000), limit, max_bytes, int(recover), self.result_ttl_ms,
-            len(queues), *queues, *graphs,
+            number, len(queues), *queues, *graphs,
         )  # fmt: skip
         return Claim(
             now_ms=int(now),
-            next_due_seconds=None if int(wait_ms) < 0 else int(wait_ms) / 1000,
+            next_seconds=None if int(wait_ms) < 0 else int(wait_ms) / 1000,
             hold=hold == b"1",
             jobs=[
-                Claimed(name.decode(), int(attempt), alone == b"1", payload, _to_dict(flat))
-                for name, attempt, alone, payload, flat in jobs
+                Claimed(name.decode(), int(attempt), alone == b"1", payload, _to_dict(flat), answer)
+                for name, attempt, alone, payload, answer, flat in jobs
             ],
             ended=[Ended(name.decode(), graph.decode(), status.decode()) for name, graph, status in ended],
         )
+
+    async def disown(self, worker: str, number: int, known: Sequence[tuple[str, int]]) -> list[Ended]:
+        """Hand back what the worker holds beyond the (ref, attempt) it knows: the reply to a claim was lost.
+
+        The worker's claims up to this `number` take nothing any more, should they still be on their way. No try is
+        counted. Gives what was handed back.
+        """
+        flat = [part for pair in known for part in pair]
+        answers = await self._call(scripts.DISOWN, worker, number, self.result_ttl_ms, *flat)
+        return [Ended(name.decode(), graph.decode(), status.decode()) for name, graph, status in answers]
+
+    async def checkpoint(
+        self, worker: str, job: Claimed, changed: Mapping[bytes, bytes], dropped: Sequence[bytes]
+    ) -> bool:
+        """Change what the job's saver keeps. False: the lease is gone."""
+        flat = [part for pair in changed.items() for part in pair]
+        answer = await self._call(scripts.CHECKPOINT, worker, job.ref, job.attempt, len(changed), *flat, *dropped)
+        return int(answer) >= 0
+
+    async def checkpoints(self, job: Claimed) -> dict[bytes, bytes]:
+        """What earlier attempts of the job kept by `checkpoint`."""
+        with store_errors():
+            return dict(await self.redis.hgetall(key("checkpoints", job.ref)))  # type: ignore[misc]
+
+    async def pin(self, worker: str, job: Claimed, pins: Sequence[tuple[str, str, str]]) -> bool:
+        """Move the head of the job's thread: (namespace, checkpoint, task or '') in order. False: it is not held."""
+        flat = [part for pin in pins for part in pin]
+        return int(await self._call(scripts.PIN, worker, job.ref, job.attempt, *flat)) >= 0
+
+    async def head(self, job: Claimed) -> dict[bytes, bytes]:
+        """Where the job's thread stands: see `prelude.lua`; empty for a thread that no job has moved."""
+        with store_errors():
+            name = key("head", job.tenant, job.record[b"thread"].decode())
+            return dict(await self.redis.hgetall(name))  # type: ignore[misc]
 
     async def append(self, worker: str, job: Claimed, events: Sequence[bytes]) -> bool:
         """Add events to the job's stream. False: the lease is gone."""
@@ -309,8 +380,8 @@ class JobStore:
 
 
 def _submitted(answer: list[bytes]) -> Submitted:
-    outcome, job_id, status, created_at = (part.decode() for part in answer)
-    return Submitted(outcome, job_id, status, int(created_at))  # type: ignore[arg-type]
+    outcome, job_id, status, created_at, ended_graph = (part.decode() for part in answer)
+    return Submitted(outcome, job_id, status, int(created_at), ended_graph)  # type: ignore[arg-type]
 
 
 def _to_dict(flat: list[bytes]) -> dict[bytes, bytes]:

@@ -5,6 +5,8 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
 
     mas:job:<ref>                        hash    the record (fields: see shared/records.py)
     mas:input:<ref>                      string  what the worker needs to run it, JSON bytes
+    mas:resume:<ref>                     string  the answer that `resume` brought, JSON bytes
+    mas:checkpoints:<ref>                hash    the checkpoints of a job without a thread (worker/checkpoints/jobs.py)
     mas:events:<ref>                     list    its events, JSON bytes; an event's id is its place, from 1
     arq:in-progress:<ref>                string  the fence of the running attempt: "<worker> <attempt>"
     arq:result:<ref>                     string  the output's JSON or empty; there once the job has ended
@@ -19,6 +21,8 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:held:<worker>                    set     refs leased by one worker
     mas:thread:<tenant>:<sha1>           hash    holder (ref), seq
     mas:line:<tenant>:<sha1>             zset    ref by seq: jobs parked behind their thread
+    mas:head:<tenant>:<sha1>             hash    the checkpoint that the thread stands at, and its job (prelude.lua)
+    mas:head-before:<tenant>:<sha1>      hash    the head as that job found it
     mas:index:<tenant>:<graph>:<status>  zset    job id by creation time: each job is in exactly one
     mas:graphs:<tenant>                  set     graphs that have an index
     mas:index-thread:<tenant>:<sha1>     zset    job id by creation time
@@ -26,6 +30,7 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:idem:<tenant>:<sha1>             string  "<job id> <fingerprint>", for 24 hours
     mas:wake:<queue>:<graph>             list    tokens that wake idle workers
     mas:control:<worker>                 list    "cancel <ref> <attempt>"
+    mas:claims:<worker>                  string  the number of its last claim that is void
     mas:worker:<worker>                  string  heartbeat, JSON, expires within seconds
     mas:workers                          zset    worker by its last heartbeat
     mas:catalogue, mas:catalogue-errors  hash    graph id to JSON
@@ -51,6 +56,8 @@ TENANT_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 KEYS = {
     "job": "mas:job:",
     "input": "mas:input:",
+    "resume": "mas:resume:",
+    "checkpoints": "mas:checkpoints:",
     "events": "mas:events:",
     "running": "arq:in-progress:",
     "result": "arq:result:",
@@ -64,6 +71,8 @@ KEYS = {
     "held": "mas:held:",
     "thread": "mas:thread:",
     "line": "mas:line:",
+    "head": "mas:head:",
+    "head_before": "mas:head-before:",
     "index": "mas:index:",
     "graphs": "mas:graphs:",
     "index_thread": "mas:index-thread:",
@@ -71,6 +80,7 @@ KEYS = {
     "idem": "mas:idem:",
     "wake": "mas:wake:",
     "control": "mas:control:",
+    "claims": "mas:claims:",
     "worker": "mas:worker:",
     "workers": "mas:workers",
     "catalogue": "mas:catalogue",

@@ -1,20 +1,23 @@
 -- claim: bring due jobs in, put the jobs of lost workers back, and lease up to `limit` ready ones to this worker.
 -- ARGV  1 offset, 2 worker, 3 lease in ms, 4 limit, 5 payload bytes at most (one job is always taken), 6 '1' to put expired leases
---       back, 7 retention in ms of jobs that end here, 8 number of queues, then the queues, then the graphs this worker serves
+--       back, 7 retention in ms of jobs that end here, 8 the claim's number, which grows, 9 number of queues, then the queues, then
+--       the graphs this worker serves
 -- Keys  due, leases, the lanes, and the records of all that is moved
--- Gives { now, ms until the next delayed job is due or -1, '1' where the worker must become free for a job that runs alone,
---         { { ref, attempt, '1' where it runs alone, payload, record as flat list }, … }, { { ref, graph, status }, … } ended here }
+-- Gives { now, ms until the next delayed job is due or the next lease ends, or -1, '1' where the worker must become free for a job that runs alone,
+--         { { ref, attempt, '1' where it runs alone, payload, answer of a resume or '', record as flat list }, … }, { { ref, graph, status }, … } ended here }
 local BATCH = 100              -- due jobs and expired leases handled by one claim
 local TURN_KEPT_MS = 3600000   -- a tenant not served for an hour is first in turn again
 local worker, lease_ms, limit, max_bytes, ttl_ms = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7]
 local now, queues, graphs, serves = now_ms(), {}, {}, {}
-for i = 9, 8 + tonumber(ARGV[8]) do queues[#queues + 1] = ARGV[i] end
-for i = 9 + tonumber(ARGV[8]), #ARGV do
+for i = 10, 9 + tonumber(ARGV[9]) do queues[#queues + 1] = ARGV[i] end
+for i = 10 + tonumber(ARGV[9]), #ARGV do
   graphs[#graphs + 1] = ARGV[i]
   serves[ARGV[i]] = true
 end
 
 make_room()
+-- This claim was given up, and what it would have taken is disowned already: it comes too late.
+if tonumber(call('GET', KEY.claims .. worker) or 0) >= tonumber(ARGV[8]) then return { int(now), '0', '0', {}, {} } end
 local taken, ended, bytes = {}, {}, 0
 local left = {}                -- { queue, graph } where work is left for the next claim
 local pass_on = false          -- whether this claim changed what there is to do, so that others must be woken for what is left
@@ -53,9 +56,8 @@ local function lose(ref)
   local job = read(ref)
   if not job then return set_aside(ref) end
   job.lost = int(tonumber(job.lost) + 1)
-  drop_lease(ref)
   call('HSET', KEY.job .. ref, 'lost', job.lost)
-  call('HDEL', KEY.job .. ref, 'worker')
+  call('HDEL', KEY.job .. ref, 'worker') -- it ends nothing any more
   pass_on = true
   if job.cancel then
     final(ref, job, 'cancelled', {}, nil, ttl_ms)
@@ -65,8 +67,7 @@ local function lose(ref)
       .. 'lost, as often as max_attempts allows.","node":null,"retryable":true}' }, nil, ttl_ms)
     ended[#ended + 1] = { ref, job.graph, 'failed' }
   else
-    set_status(ref, job, 'queued')
-    add_event(ref, job, now, 'queued')
+    requeue(ref, job, now)
     enter_lane(ref, job)
   end
 end
@@ -87,9 +88,9 @@ local function take(ref, job, alone)
   call('HSETNX', KEY.job .. ref, 'started_at', int(now))
   set_status(ref, job, 'running')
   add_event(ref, job, now, 'running')
-  local payload = call('GET', KEY.input .. ref) or ''
-  bytes = bytes + #payload
-  taken[#taken + 1] = { ref, attempt, alone and '1' or '0', payload, call('HGETALL', KEY.job .. ref) }
+  local payload, answer = call('GET', KEY.input .. ref) or '', job.resumed and call('GET', KEY.resume .. ref) or ''
+  bytes = bytes + #payload + #answer
+  taken[#taken + 1] = { ref, attempt, alone and '1' or '0', payload, answer, call('HGETALL', KEY.job .. ref) }
   pass_on = true
 end
 
@@ -209,4 +210,7 @@ elseif #left == 0 and not hold and limit > 0 then
     for _, graph in ipairs(graphs) do call('DEL', KEY.wake .. queue .. ':' .. graph) end
   end
 end
+-- A worker without work looks again when the next lease ends: its worker may be lost.
+local next_end = ARGV[6] == '1' and call('ZRANGE', KEY.leases, 0, 0, 'WITHSCORES')[2]
+if next_end and (wait_ms < 0 or tonumber(next_end) - now < wait_ms) then wait_ms = math.max(0, tonumber(next_end) - now) end
 return { int(now), int(wait_ms), hold and '1' or '0', taken, ended }

@@ -19,6 +19,7 @@ end
 -- The round ends, the job does not: it keeps its thread and waits for a person.
 local now = now_ms()
 drop_lease(ref)
+call('UNLINK', KEY.resume .. ref) -- it has been used
 call('HSET', KEY.job .. ref, 'finished_at', int(now), unpack(fields))
 set_status(ref, job, 'interrupted')
 add_event(ref, job, now, 'interrupted')

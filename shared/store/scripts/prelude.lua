@@ -152,6 +152,14 @@ local function leave_thread(ref, job)
   end
 end
 
+-- The head of a thread says where the next job of it starts from: a database cannot know which of its writes were made under a lease.
+-- Fields: 'h:<namespace>' a checkpoint id, 'w:<namespace>' that id and the tasks whose writes to it count, 'job' the ref of the job
+-- that moved it last. That job has 'stepped' on its record.
+local function head_keys(ref, job)
+  local name = tenant_of(ref) .. ':' .. job.thread
+  return KEY.head .. name, KEY.head_before .. name
+end
+
 -- Ends ----------------------------------------------------------------------------------------------------------------
 
 -- The webhook message of a round's end, with a copy of the record and the output: it outlives both.
@@ -196,6 +204,7 @@ local function final(ref, job, status, fields, output, ttl_ms)
   call('HSET', KEY.job .. ref, 'finished_at', int(now), unpack(fields))
   set_status(ref, job, status)
   call('HDEL', KEY.job .. ref, 'cancel')
+  if status == 'succeeded' then call('UNLINK', KEY.checkpoints .. ref, KEY.resume .. ref) end -- the others can be retried
   call('SET', KEY.result .. ref, output or '')
   call('ZADD', KEY.expiry, int(now + tonumber(ttl_ms)), ref)
   add_event(ref, job, now, status)
@@ -215,10 +224,28 @@ local function ended_by(job, worker, attempt)
   return job and job.worker == worker and job.attempt == attempt and job.status ~= 'running' and job.status ~= 'queued'
 end
 
+-- Puts a job whose attempt did not count, or failed, back into the queue; nobody holds it from now on.
+local function requeue(ref, job, now)
+  drop_lease(ref)
+  call('HDEL', KEY.job .. ref, 'worker')
+  set_status(ref, job, 'queued')
+  add_event(ref, job, now, 'queued')
+end
+
+-- Starts another round of a job: with all its tries, and nothing of the last round to be seen.
+local function new_round(ref, job)
+  job.round, job.tries, job.lost = int(tonumber(job.round) + 1), '0', '0'
+  call('HSET', KEY.job .. ref, 'round', job.round, 'tries', '0', 'lost', '0')
+  call('HDEL', KEY.job .. ref, 'started_at', 'finished_at', 'error', 'interrupts', 'cancel', 'usage')
+  call('DEL', KEY.result .. ref)
+  call('ZREM', KEY.expiry, ref)
+end
+
 -- Erases an ended job and all that belongs to it, but its deliveries.
 local function forget(ref, job)
   local tenant, id = tenant_of(ref), id_of(ref)
-  call('DEL', KEY.job .. ref, KEY.input .. ref, KEY.events .. ref, KEY.result .. ref, KEY.aside .. ref)
+  call('UNLINK', KEY.job .. ref, KEY.input .. ref, KEY.resume .. ref, KEY.checkpoints .. ref, KEY.events .. ref, KEY.result .. ref,
+    KEY.aside .. ref)
   call('ZREM', KEY.expiry, ref)
   if not job then return end
   local index = index_key(ref, job, job.status)

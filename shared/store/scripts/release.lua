@@ -7,7 +7,7 @@ local worker, ref, attempt, kind, delay, failure = ARGV[2], ARGV[3], ARGV[4], AR
 make_room()
 local job = read(ref)
 if not job or not holds(ref, worker, attempt) then
-  local repeated = job and job.worker == worker and job.attempt == attempt and job.status ~= 'running'
+  local repeated = job and job.released == worker .. ' ' .. attempt or ended_by(job, worker, attempt)
   return repeated and 'already' or 'gone'
 end
 for i = 9, #ARGV do call('RPUSH', KEY.events .. ref, ARGV[i]) end
@@ -20,15 +20,14 @@ if kind == 'backoff' and tonumber(job.tries) >= tonumber(job.max_attempts) then
   return 'failed'
 end
 local now = now_ms()
-drop_lease(ref)
+requeue(ref, job, now)
+call('HSET', KEY.job .. ref, 'released', worker .. ' ' .. attempt)
 if kind == 'hand_back' then
   job.tries = int(tonumber(job.tries) - 1)
   call('HSET', KEY.job .. ref, 'tries', job.tries)
 else
   call('HSET', KEY.job .. ref, 'error', failure)
 end
-set_status(ref, job, 'queued')
-add_event(ref, job, now, 'queued')
 if delay > 0 then
   call('ZADD', KEY.due, int(now + delay), ref)
   push_wake(job.queue, job.graph)

@@ -1,17 +1,29 @@
--- retry: start another round of a job that failed or was cancelled. It joins its thread at the end of the line.
--- ARGV  1 offset, 2 ref
--- Keys  the record, result, expiry, lane or line
--- Gives { 'queued' | 'refused' | 'missing', status }
-local ref = ARGV[2]
+-- retry: start another round of a job that failed or was cancelled, from its last checkpoint or from the start. It joins its thread at
+-- the end of the line; from its last checkpoint only while no other job has gone on in the thread, or is about to.
+-- ARGV  1 offset, 2 ref, 3 'checkpoint' or 'start'
+-- Keys  the record, result, expiry, lane or line; from the start also the checkpoints, or the thread's head
+-- Gives { 'queued' | 'refused' | 'moved_on' | 'missing', status }
+local ref, from = ARGV[2], ARGV[3]
 local job = read(ref)
 if not job then return { 'missing', '' } end
 if job.status ~= 'failed' and job.status ~= 'cancelled' then return { 'refused', job.status } end
-local round = int(tonumber(job.round) + 1)
-call('HSET', KEY.job .. ref, 'round', round, 'tries', '0', 'lost', '0')
-call('HDEL', KEY.job .. ref, 'started_at', 'finished_at', 'error', 'interrupts', 'cancel', 'usage')
-call('DEL', KEY.result .. ref)
-call('ZREM', KEY.expiry, ref)
-job.round, job.tries, job.lost = round, '0', '0'
+local holder, head, before
+if job.thread then
+  holder = holder_of((thread_keys(ref, job)))
+  head, before = head_keys(ref, job)
+  local moved_on = job.stepped and (holder or call('HGET', head, 'job') ~= ref)
+  if moved_on and from ~= 'start' then return { 'moved_on', job.status } end
+end
+new_round(ref, job)
+if from == 'start' then
+  call('HSET', KEY.job .. ref, 'fresh', job.round) -- checkpoints of rounds before this one do not count
+  call('HDEL', KEY.job .. ref, 'stepped', 'resumed')
+  call('UNLINK', KEY.checkpoints .. ref, KEY.resume .. ref)
+  if job.stepped and not holder and call('HGET', head, 'job') == ref then -- the thread goes back to where the job found it
+    call('DEL', head)
+    if call('EXISTS', before) == 1 then call('RENAME', before, head) else call('HSET', head, 'job', '') end
+  end
+end
 set_status(ref, job, 'queued')
 add_event(ref, job, now_ms(), 'queued')
 enter(ref, job)

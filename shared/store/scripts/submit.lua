@@ -3,22 +3,22 @@
 --       9 SHA-1 of the idempotency key ('' for none), 10 fingerprint of the request, 11 how long the key is kept in ms,
 --       12 payload for the worker, 13 retention in ms of a job that on_busy ends, then field, value, … for the record
 -- Keys  the job's record and input, its lane, thread, index, the idempotency key
--- Gives { 'created' | 'duplicate' | 'conflict' | 'busy', job id, status, created_at }
+-- Gives { 'created' | 'duplicate' | 'conflict' | 'busy', job id, status, created_at, graph of the job that on_busy ended or '' }
 local ref, graph, queue, on_busy = ARGV[2], ARGV[3], ARGV[4], ARGV[8]
 local tenant, id, now = tenant_of(ref), id_of(ref), now_ms()
 
 -- The same submit again: its first reply was lost on the wire.
 local before = read(ref)
-if before then return { 'created', id, before.status, before.created_at } end
+if before then return { 'created', id, before.status, before.created_at, '' } end
 
 local idem = ARGV[9] ~= '' and KEY.idem .. tenant .. ':' .. ARGV[9]
 if idem then
   local known = call('GET', idem)
   if known then
     local known_id, fingerprint = string.match(known, '^(%S+) (%S+)$')
-    if fingerprint ~= ARGV[10] then return { 'conflict', known_id, '', '0' } end
+    if fingerprint ~= ARGV[10] then return { 'conflict', known_id, '', '0', '' } end
     local job = read(tenant .. ':' .. known_id)
-    if job then return { 'duplicate', known_id, job.status, job.created_at } end
+    if job then return { 'duplicate', known_id, job.status, job.created_at, '' } end
   end
 end
 
@@ -34,7 +34,7 @@ for i = 14, #ARGV, 2 do job[ARGV[i]] = ARGV[i + 1] end
 local holder
 if job.thread and on_busy ~= 'queue' then
   holder = holder_of((thread_keys(ref, job)))
-  if holder and on_busy == 'reject' then return { 'busy', id_of(holder), '', '0' } end
+  if holder and on_busy == 'reject' then return { 'busy', id_of(holder), '', '0', '' } end
 end
 
 -- The first write is one that a full Redis refuses, before anything is half-written.
@@ -53,6 +53,7 @@ if due > now then
 else
   enter(ref, job)
 end
+local ended = ''
 if holder then
   local ahead = read(holder)
   if ahead and ahead.status == 'running' then
@@ -61,6 +62,7 @@ if holder then
     leave_lane(holder, ahead)
     call('ZREM', KEY.due, holder)
     final(holder, ahead, 'cancelled', {}, nil, ARGV[13])
+    ended = ahead.graph
   end
 end
-return { 'created', id, 'queued', int(now) }
+return { 'created', id, 'queued', int(now), ended }

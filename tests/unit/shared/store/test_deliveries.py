@@ -147,7 +147,7 @@ async def test_deliveries_of_a_job_are_listed_oldest_first(queue: JobQueue) -> N
     await queue.finish("w1", await queue.take(), "interrupted")
     await queue.store.cancel(TENANT, "a")
     documents = await queue.deliveries.of_job(TENANT, "a")
-    assert [document["id"] for document in documents] == ["a.1.failed", "a.2.interrupted", "a.2.cancelled"]
+    assert [document["id"] for document in documents] == ["a.1.failed", "a.2.interrupted", "a.3.cancelled"]
     assert await queue.deliveries.of_job(TENANT, "b") == []
 
 
