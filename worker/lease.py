@@ -42,6 +42,8 @@ class Lease:
         self.job = job
         self.deadline = deadline
         self.reason: EndReason | None = None
+        self.limit: float | None = None
+        self.overdue_at: float | None = None  # of the local monotonic clock; the keeper reads it from its thread
         self._stoppable: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
 
@@ -57,7 +59,12 @@ class Lease:
         try:
             yield
         finally:
-            self._stoppable = None
+            self._stoppable = self.overdue_at = None
+
+    def limit_to(self, seconds: float | None) -> None:
+        """What runs in the stoppable block has this much time from now on; the keeper sees to it on a blocked loop."""
+        self.limit = seconds
+        self.overdue_at = None if seconds is None else time.monotonic() + seconds
 
     def renewed(self, deadline: float) -> None:
         """The keeper lengthened the lease, to this point of the local monotonic clock."""
@@ -101,7 +108,25 @@ class FencedWriter:
 
     async def append(self, events: Sequence[bytes]) -> None:
         """Add events to the job's stream. Raises `LeaseLost`."""
-        if not await self._written(lambda: self.store.append(self.worker, self.job, events)):
+        if not await self._when_held(lambda: self.store.append(self.worker, self.job, events)):
+            self._lost()
+
+    async def checkpoint(self, changed: Mapping[bytes, bytes], dropped: Sequence[bytes]) -> None:
+        """Change what the job's saver keeps. Raises `LeaseLost`."""
+        if not await self._when_held(lambda: self.store.checkpoint(self.worker, self.job, changed, dropped)):
+            self._lost()
+
+    async def checkpoints(self) -> dict[bytes, bytes]:
+        """What earlier attempts of the job kept. Raises `LeaseLost`."""
+        return await self._when_held(lambda: self.store.checkpoints(self.job))
+
+    async def head(self) -> dict[bytes, bytes]:
+        """Where the job's thread stands. Raises `LeaseLost`."""
+        return await self._when_held(lambda: self.store.head(self.job))
+
+    async def pin(self, pins: Sequence[tuple[str, str, str]]) -> None:
+        """Move the head of the job's thread. Raises `LeaseLost`."""
+        if not await self._when_held(lambda: self.store.pin(self.worker, self.job, pins)):
             self._lost()
 
     async def finish(
@@ -109,7 +134,7 @@ class FencedWriter:
         output: bytes = b"", fields: Mapping[str, bytes] | None = None, events: Sequence[bytes] = (),
     ) -> None:  # fmt: skip
         """End the round. Raises `LeaseLost`."""
-        answer = await self._written(
+        answer = await self._when_held(
             lambda: self.store.finish(self.worker, self.job, status, output=output, fields=fields, events=events)
         )
         if answer == "gone":
@@ -120,7 +145,7 @@ class FencedWriter:
         delay_seconds: float = 0, error: bytes = b"", events: Sequence[bytes] = (),
     ) -> str:  # fmt: skip
         """Give the job back; gives its status now. Raises `LeaseLost`."""
-        answer = await self._written(
+        answer = await self._when_held(
             lambda: self.store.release(
                 self.worker, self.job, kind, delay_seconds=delay_seconds, error=error, events=events
             )
@@ -129,13 +154,13 @@ class FencedWriter:
             self._lost()
         return answer
 
-    async def _written(self, write: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _when_held(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         while True:
             await self.lease.confirmed()
             try:
-                return await write()
+                return await call()
             except StoreError as error:
-                logger.warning("write waits for Redis", error=str(error))
+                logger.warning("attempt waits for Redis", error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _lost(self) -> None:

@@ -71,6 +71,8 @@ class JobWorker(ArqWorker):
         self._alone = False
         self._ended = 0
         self._signals = 0
+        self._claims = 0
+        self._claim_lost = False  # whether the last claim's reply has not come
 
     # The life cycle
 
@@ -80,6 +82,8 @@ class JobWorker(ArqWorker):
         try:
             while self.allow_pick_jobs:
                 await self._poll_iteration()
+            if self._claim_lost:
+                await self._disowned()
             await self._drain()
         finally:
             housekeeping.cancel()
@@ -130,6 +134,8 @@ class JobWorker(ArqWorker):
         """Claim what is ready for the free slots and start it; then wait for a wake-up or a free slot."""
         self._slot_freed.clear()
         self._reap()
+        if self._claim_lost and not await self._disowned():
+            return
         free = self.max_jobs - len(self.tasks)
         if not self.allow_pick_jobs:
             return
@@ -148,6 +154,8 @@ class JobWorker(ArqWorker):
 
     async def _claim(self, free: int) -> Claim:
         asked_at = time.monotonic()
+        self._claims += 1
+        self._claim_lost = True
         claim = await self.store.claim(
             self.keeper.store.worker,
             lease_seconds=self.settings.lease_seconds,
@@ -156,7 +164,9 @@ class JobWorker(ArqWorker):
             recover=self.keeper.may_recover,
             queues=self.settings.worker_queues,
             graphs=self.graphs,
+            number=self._claims,
         )
+        self._claim_lost = False
         for ended in claim.ended:
             JOBS_ENDED.labels(ended.graph, ended.status).inc()
             logger.warning("job ended without its worker", job=ended.ref, graph=ended.graph, status=ended.status)
@@ -165,6 +175,22 @@ class JobWorker(ArqWorker):
         if self._handing_back.is_set():  # the claim was under way
             self._hand_back()
         return claim
+
+    async def _disowned(self) -> bool:
+        """Hand back what the last claim took, if it took anything: its reply was lost. Whether that is done."""
+        known = [(lease.job.ref, lease.job.attempt) for lease in self.running.values()]
+        try:
+            disowned = await self.store.disown(self.keeper.store.worker, self._claims, known)
+        except StoreError as error:
+            logger.warning("a lost claim waits for Redis", error=str(error))
+            await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - spreads load, guards nothing
+            return False
+        self._claim_lost = False
+        for job in disowned:
+            logger.warning("job of a lost claim handed back", job=job.ref, graph=job.graph, status=job.status)
+            if job.status == "cancelled":
+                JOBS_ENDED.labels(job.graph, job.status).inc()
+        return True
 
     def _start(self, job: Claimed, asked_at: float, now_ms: int) -> None:
         self._alone = self._alone or job.alone

@@ -15,6 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from shared.jobs import JobError, StreamMode
 from shared.metrics import JOB_RUN_SECONDS, JOBS_ENDED, LEASE_LOST
 from shared.store import Claimed, JobStore
+from worker.checkpoints.progress import input_of, open_saver
 from worker.checkpoints.threads import ThreadMemory
 from worker.encoding import to_json
 from worker.events import EventStream
@@ -62,13 +63,16 @@ class Runner:
         """Run one attempt and write what it came to. Never raises for what a graph does."""
         job = lease.job
         writer = FencedWriter(self.store, self.worker, lease)
-        events = EventStream(writer, int(job.record[b"round"]))
+        events = EventStream(writer, job.round)
         usage = UsageCounter()
         started = time.perf_counter()
         try:
             try:
                 with lease.stoppable():
-                    outcome = await self._stream(job, events, usage)
+                    outcome = await self._stream(writer, events, usage)
+            except LeaseLost:
+                await events.close()
+                raise
             except asyncio.CancelledError as error:
                 if lease.reason is None:  # the graph cancelled itself
                     await self._fail(writer, events, usage, describe_failure(error))
@@ -86,19 +90,17 @@ class Runner:
         finally:
             JOB_RUN_SECONDS.labels(job.graph).observe(time.perf_counter() - started)
 
-    async def _stream(self, job: Claimed, events: EventStream, usage: UsageCounter) -> Outcome:
+    async def _stream(self, writer: FencedWriter, events: EventStream, usage: UsageCounter) -> Outcome:
+        job = writer.job
         request = _read_payload(job)
         loaded = self.catalogue.graphs[job.graph]
-        thread_id = job.record.get(b"thread_id")
         config = _run_config(job, request, usage)
         limit = (request.get("limits") or {}).get("seconds") or self.job_timeout_seconds or None
-        saver = await self.threads.saver() if thread_id is not None else None
+        saver = await open_saver(writer, self.threads)
+        writer.lease.limit_to(limit)
         try:
             async with asyncio.timeout(limit) as clock, loaded.open(config, saver) as graph:
-                given = loaded.to_messages(request.get("input"))
-                if saver is not None and job.attempt > 1:
-                    done = await _already_done(graph, config, job)
-                    given = None if done else given
+                given = await input_of(job, graph, config, saver, loaded.to_messages(request.get("input")))
                 wanted: list[StreamMode] = request.get("stream") or ["updates"]
                 modes: list[StreamMode] = list(dict.fromkeys(["values", "updates", *wanted]))
                 last: Any = None
@@ -109,7 +111,7 @@ class Runner:
                     context=request.get("context"),
                     stream_mode=modes,
                     subgraphs=True,
-                    durability=None if saver is None else "sync",
+                    durability="sync",
                 )
                 async for namespace, mode, chunk in chunks:
                     if mode == "values" and not namespace:
@@ -118,12 +120,14 @@ class Runner:
                         asked = (asked or {}) | {interrupt.id: interrupt.value for interrupt in chunk["__interrupt__"]}
                     if mode in wanted:
                         events.add(mode, _event_data(namespace, chunk))
-                if last is None and saver is not None:
+                if last is None:
                     last = (await graph.aget_state(config)).values
         except TimeoutError as error:
             if not clock.expired():
                 raise
             raise JobFailed("timeout", f"the attempt ran longer than {limit:g} seconds") from error
+        finally:
+            await saver.stored.settled()  # what the attempt has come to is written after its last checkpoint
         if asked is not None:  # empty where the graph stops at a breakpoint
             return Outcome(b"", to_json([{"id": id_, "value": value} for id_, value in asked.items()]))
         return self._output(graph, last)
@@ -203,11 +207,13 @@ def _run_config(job: Claimed, request: dict[str, Any], usage: UsageCounter) -> R
         for name, value in (asked.get("configurable") or {}).items()
         if name not in RESERVED_CONFIGURABLE and not name.startswith("__")
     }
-    metadata: dict[str, Any] = {"job_id": job.id, "round": int(job.record[b"round"])}
+    metadata: dict[str, Any] = {"job_id": job.id, "round": job.round}
     thread_id = job.record.get(b"thread_id")
     if thread_id is not None:
         configurable["thread_id"] = f"{job.tenant}:{thread_id.decode()}"
         metadata["thread_id"] = thread_id.decode()  # what events show
+    else:
+        configurable["thread_id"] = job.id
     config: RunnableConfig = {
         "configurable": configurable,
         "metadata": metadata,
@@ -218,12 +224,6 @@ def _run_config(job: Claimed, request: dict[str, Any], usage: UsageCounter) -> R
     if steps:
         config["recursion_limit"] = steps
     return config
-
-
-async def _already_done(graph: AnyGraph, config: RunnableConfig, job: Claimed) -> bool:
-    """Whether an earlier attempt of this job has put its input into the thread: then the graph goes on from there."""
-    snapshot = await graph.aget_state(config)
-    return bool(snapshot.metadata) and (snapshot.metadata or {}).get("job_id") == job.id
 
 
 def _event_data(namespace: tuple[str, ...], chunk: Any) -> Any:

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 from types import ModuleType
@@ -49,16 +49,15 @@ class LoadedGraph:
     description: str
     source: Any
     to_messages: Convert = lambda values: values  # the input with its messages as LangChain's
-    _ready: dict[int, AnyGraph] = field(default_factory=dict)
+    _compiled: AnyGraph | None = None
 
     @asynccontextmanager
     async def open(self, config: RunnableConfig, saver: Saver | None = None) -> AsyncIterator[AnyGraph]:
         """The compiled graph with this run's saver in place of its author's."""
         if not _is_factory(self.source):
-            ready = self._ready.get(id(saver))
-            if ready is None:
-                ready = self._ready[id(saver)] = _with_saver(self.source, saver)
-            yield ready
+            if self._compiled is None:
+                self._compiled = _compiled(self.source)
+            yield _with_saver(self._compiled, saver)
             return
         made = self.source(config) if _takes_config(self.source) else self.source()
         if inspect.isawaitable(made):
@@ -70,7 +69,7 @@ class LoadedGraph:
             elif isinstance(made, AbstractContextManager):
                 made = resources.enter_context(made)
             try:
-                yield _with_saver(made, saver)
+                yield _with_saver(_compiled(made), saver)
             except BaseException as error:
                 raised = error
                 raise
@@ -142,10 +141,14 @@ def _import_from_package(path: Path) -> ModuleType:
     return module
 
 
-def _with_saver(graph: Any, saver: Saver | None) -> AnyGraph:
+def _compiled(graph: Any) -> AnyGraph:
     compiled = graph.compile() if isinstance(graph, StateGraph) else graph
     if not isinstance(compiled, Pregel):
         raise TypeError(f"the factory made a {type(graph).__name__}, not a graph")
+    return compiled
+
+
+def _with_saver(compiled: AnyGraph, saver: Saver | None) -> AnyGraph:
     return compiled.copy(update={"checkpointer": saver})
 
 

@@ -12,11 +12,5 @@ if job.status == 'running' then
 end
 if job.status ~= 'queued' and job.status ~= 'interrupted' then return { 'ended', job.status, job.graph } end
 make_room()
-if job.status == 'interrupted' then -- that was the end of its round
-  job.round = int(tonumber(job.round) + 1)
-  call('HSET', KEY.job .. ref, 'round', job.round)
-end
-leave_lane(ref, job)
-call('ZREM', KEY.due, ref)
-final(ref, job, 'cancelled', {}, nil, ARGV[3])
+cancel_waiting(ref, job, ARGV[3])
 return { 'cancelled', 'cancelled', job.graph }

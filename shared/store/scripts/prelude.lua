@@ -154,11 +154,8 @@ end
 
 -- The head of a thread says where the next job of it starts from: a database cannot know which of its writes were made under a lease.
 -- Fields: 'h:<namespace>' a checkpoint id, 'w:<namespace>' that id and the tasks whose writes to it count, 'job' the ref of the job
--- that moved it last. That job has 'stepped' on its record.
-local function head_keys(ref, job)
-  local name = tenant_of(ref) .. ':' .. job.thread
-  return KEY.head .. name, KEY.head_before .. name
-end
+-- that moved it last. That job has 'stepped' on its record, and the head as it found it beside it.
+local function head_keys(ref, job) return KEY.head .. tenant_of(ref) .. ':' .. job.thread, KEY.head_before .. ref end
 
 -- Ends ----------------------------------------------------------------------------------------------------------------
 
@@ -204,13 +201,26 @@ local function final(ref, job, status, fields, output, ttl_ms)
   call('HSET', KEY.job .. ref, 'finished_at', int(now), unpack(fields))
   set_status(ref, job, status)
   call('HDEL', KEY.job .. ref, 'cancel')
-  if status == 'succeeded' then call('UNLINK', KEY.checkpoints .. ref, KEY.resume .. ref) end -- the others can be retried
+  if status == 'succeeded' then -- the others can be retried
+    call('UNLINK', KEY.checkpoints .. ref, KEY.resume .. ref, KEY.head_before .. ref)
+  end
   call('SET', KEY.result .. ref, output or '')
   call('ZADD', KEY.expiry, int(now + tonumber(ttl_ms)), ref)
   add_event(ref, job, now, status)
   leave_thread(ref, job)
   create_delivery(ref, job, status, now)
   notify(ref, status)
+end
+
+-- Ends a job that nobody runs. An interrupt was the end of its round, so this is the end of another one.
+local function cancel_waiting(ref, job, ttl_ms)
+  if job.status == 'interrupted' then
+    job.round = int(tonumber(job.round) + 1)
+    call('HSET', KEY.job .. ref, 'round', job.round)
+  end
+  leave_lane(ref, job)
+  call('ZREM', KEY.due, ref)
+  final(ref, job, 'cancelled', {}, nil, ttl_ms)
 end
 
 -- Fences --------------------------------------------------------------------------------------------------------------
@@ -244,8 +254,8 @@ end
 -- Erases an ended job and all that belongs to it, but its deliveries.
 local function forget(ref, job)
   local tenant, id = tenant_of(ref), id_of(ref)
-  call('UNLINK', KEY.job .. ref, KEY.input .. ref, KEY.resume .. ref, KEY.checkpoints .. ref, KEY.events .. ref, KEY.result .. ref,
-    KEY.aside .. ref)
+  call('UNLINK', KEY.job .. ref, KEY.input .. ref, KEY.resume .. ref, KEY.checkpoints .. ref, KEY.head_before .. ref, KEY.events .. ref,
+    KEY.result .. ref, KEY.aside .. ref)
   call('ZREM', KEY.expiry, ref)
   if not job then return end
   local index = index_key(ref, job, job.status)

@@ -9,7 +9,7 @@ if job.status ~= 'interrupted' then return { 'refused', job.status } end
 -- The first write is one that a full Redis refuses, before anything is half-written.
 call('SET', KEY.resume .. ref, ARGV[3])
 new_round(ref, job)
-call('HSET', KEY.job .. ref, 'resumed', job.round)
+call('HSET', KEY.job .. ref, 'resumed', job.round, 'asked', job.interrupts or '[]')
 set_status(ref, job, 'queued')
 add_event(ref, job, now_ms(), 'queued')
 enter(ref, job)

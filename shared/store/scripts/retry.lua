@@ -17,7 +17,7 @@ end
 new_round(ref, job)
 if from == 'start' then
   call('HSET', KEY.job .. ref, 'fresh', job.round) -- checkpoints of rounds before this one do not count
-  call('HDEL', KEY.job .. ref, 'stepped', 'resumed')
+  call('HDEL', KEY.job .. ref, 'stepped', 'resumed', 'asked')
   call('UNLINK', KEY.checkpoints .. ref, KEY.resume .. ref)
   if job.stepped and not holder and call('HGET', head, 'job') == ref then -- the thread goes back to where the job found it
     call('DEL', head)

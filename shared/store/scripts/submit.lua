@@ -59,9 +59,7 @@ if holder then
   if ahead and ahead.status == 'running' then
     ask_to_cancel(holder, ahead)
   elseif ahead then
-    leave_lane(holder, ahead)
-    call('ZREM', KEY.due, holder)
-    final(holder, ahead, 'cancelled', {}, nil, ARGV[13])
+    cancel_waiting(holder, ahead, ARGV[13])
     ended = ahead.graph
   end
 end

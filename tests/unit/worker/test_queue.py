@@ -17,6 +17,7 @@ import structlog
 from shared.metrics import JOBS_RUNNING
 from shared.settings import Settings, load_settings
 from shared.store import Claim, Claimed, StoreUnavailable
+from shared.store.jobs import Ended
 from tests.conditions import until
 from worker import queue as queue_module
 from worker.lease import EndReason, Lease
@@ -34,6 +35,7 @@ class Store:
         self.ready: list[Any] = []
         self.limits: list[int] = []
         self.hold = False
+        self.disowned: list[tuple[int, list[tuple[str, int]]]] = []
         self.woken = asyncio.Event()
 
     def put(self, *jobs: Any) -> None:
@@ -55,6 +57,10 @@ class Store:
                 if item.alone:
                     break
         return Claim(2, None, self.hold, jobs, [])
+
+    async def disown(self, worker: str, number: int, known: list[tuple[str, int]]) -> list[Ended]:
+        self.disowned.append((number, known))
+        return []
 
     async def wait_for_work(self, blocking: Any, queues: Any, graphs: Any, seconds: float) -> None:
         self.woken.clear()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count, pairwise
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import fakeredis
 import orjson
 import pytest
 from arq import Retry
@@ -20,7 +16,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_stream_writer
 from langgraph.func import entrypoint
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel import Pregel
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
@@ -29,110 +25,15 @@ from typing_extensions import TypedDict
 from shared.metrics import JOBS_ENDED, LEASE_LOST
 from shared.store import StoreUnavailable
 from shared.store.keys import key
+from tests.attempts import Attempts, State, chain
 from tests.conditions import until
-from tests.job_queue import GRAPH, TENANT, JobQueue
+from tests.job_queue import GRAPH, JobQueue
 from worker import lease as lease_module
-from worker.checkpoints.threads import ThreadMemory
 from worker.encoding import to_json
-from worker.graphs.catalogue import Catalogue
-from worker.graphs.loading import LoadedGraph
 from worker.lease import EndReason, Lease
 from worker.offline import OfflineChatModel
-from worker.runner import Runner
-
-WORKER = "w1"
-
-
-class State(TypedDict, total=False):
-    x: Any
-    log: Annotated[list[str], operator.add]
-
-
-def chain(*nodes: Any, state: type = State, **options: Any) -> StateGraph[Any, Any, Any, Any]:
-    """A graph that runs these functions one after the other; each is a node by its own name."""
-    graph = StateGraph(state, **options)
-    names = [START, *(node.__name__ for node in nodes), END]
-    for node in nodes:
-        graph.add_node(node.__name__, node)
-    for before, after in pairwise(names):
-        graph.add_edge(before, after)
-    return graph
-
-
-class Attempts:
-    """Submits jobs of one graph and runs their attempts, one at a time."""
-
-    def __init__(self, queue: JobQueue, threads: ThreadMemory) -> None:
-        self.queue = queue
-        self.threads = threads
-        self.limits: dict[str, Any] = {"job_timeout_seconds": 60, "max_output_bytes": 10_000_000}
-        self.ids = (f"j{number}" for number in count(1))
-        self.id = ""
-
-    async def serve(self, source: Any) -> None:
-        self.catalogue = Catalogue([LoadedGraph(GRAPH, "", source)], [])
-        await self.catalogue.describe()
-        assert self.catalogue.failures == {}
-
-    async def submit(self, input_: Any = None, *, payload: bytes | None = None, **request: Any) -> None:
-        """Submit a job; `max_attempts` and `thread_id` go into its record, the rest into what the worker reads."""
-        self.id = next(self.ids)
-        options = {name: request.pop(name) for name in ("max_attempts", "thread_id") if name in request}
-        body = to_json({"input": {} if input_ is None else input_, **request})
-        await self.queue.submit(self.id, payload=body if payload is None else payload, **options)
-
-    async def claim(self) -> Lease:
-        return Lease(await self.queue.take(WORKER), time.monotonic() + 60)
-
-    async def run(self, lease: Lease | None = None) -> dict[str, Any]:
-        """Run the next attempt; gives the record with its JSON parts read, and the output."""
-        runner = Runner(self.queue.store, WORKER, self.catalogue, self.threads, **self.limits)
-        await asyncio.wait_for(runner.run(lease or await self.claim()), 20)
-        return await self.record()
-
-    async def record(self) -> dict[str, Any]:
-        job = await self.queue.store.get(TENANT, self.id)
-        assert job is not None
-        record: dict[str, Any] = {name.decode(): value.decode() for name, value in job.record.items()}
-        for name in ("error", "interrupts", "usage"):
-            record[name] = orjson.loads(record[name]) if record.get(name) else None
-        return {**record, "output": orjson.loads(job.output) if job.output else None}
-
-    async def events(self, type_: str | None = None) -> list[dict[str, Any]]:
-        """The job's events but for those of its status."""
-        raw: list[bytes] = await self.queue.redis.lrange(key("events", f"{TENANT}:{self.id}"), 0, -1)  # type: ignore[misc]
-        events = [orjson.loads(event) for event in raw]
-        return [event for event in events if event["type"] != "status" and type_ in (None, event["type"])]
-
-
-@pytest.fixture
-def queue() -> Iterator[JobQueue]:
-    server = fakeredis.FakeServer(server_type="valkey")
-    with fakeredis.FakeRedis(server=server) as sync_redis:
-        yield JobQueue(fakeredis.FakeAsyncRedis(server=server), sync_redis)
-
-
-@pytest.fixture
-async def attempts(queue: JobQueue, tmp_path: Path) -> AsyncIterator[Attempts]:
-    threads = ThreadMemory(f"sqlite:///{tmp_path / 'threads.db'}", connections=2)
-    yield Attempts(queue, threads)
-    await threads.close()
-    await queue.redis.aclose()
-
 
 Run = Callable[..., Awaitable[dict[str, Any]]]
-
-
-@pytest.fixture
-def run(attempts: Attempts) -> Run:
-    """Serve a graph, submit one job of it and run one attempt; gives the record."""
-
-    async def run_one(source: Any, input_: Any = None, **request: Any) -> dict[str, Any]:
-        await attempts.serve(source)
-        await attempts.submit(input_, **request)
-        return await attempts.run()
-
-    return run_one
 
 
 # Success
@@ -226,11 +127,11 @@ async def test_what_is_no_message_fails_the_job_with_a_message_that_says_so(run:
 async def test_config_and_context_reach_the_nodes(run: Run) -> None:
     def look(_: State, config: RunnableConfig, runtime: Runtime[Any]) -> State:
         asked = config["configurable"]
-        return {"x": [asked["user"], "thread_id" in asked, asked.get("__pregel_x"), config["tags"], runtime.context]}
+        return {"x": [asked["user"], asked["thread_id"], asked.get("__pregel_x"), config["tags"], runtime.context]}
 
     config = {"configurable": {"user": "Ann", "thread_id": "stolen", "__pregel_x": 1}, "tags": ["t"]}
     record = await run(chain(look), config=config, context={"language": "en"})
-    assert record["output"]["x"] == ["Ann", False, None, ["t"], {"language": "en"}]
+    assert record["output"]["x"] == ["Ann", "j1", None, ["t"], {"language": "en"}]
 
 
 async def test_a_sync_node_runs_in_the_pool_and_does_not_hold_up_the_loop(run: Run) -> None:

@@ -1,0 +1,12 @@
+"""Checkpoint namespaces, as LangGraph names them: `parent|node:task`, or `parent|node` for a subgraph with memory."""
+
+from __future__ import annotations
+
+
+def is_of_a_task(namespace: str, parent: str) -> bool:
+    """Whether this namespace belongs to one task of `parent`, or lies below one: when the parent takes a step, that
+    task is done, and nothing goes on from its namespace any more."""
+    prefix = f"{parent}|" if parent else ""
+    if namespace == parent or not namespace.startswith(prefix):
+        return False
+    return ":" in namespace.removeprefix(prefix).partition("|")[0]
