@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -59,6 +60,40 @@ class JobList(BaseModel):
     """One page of jobs, newest first. `next_cursor` is the next page's `cursor`, null on the last."""
 
     items: list[JobRecord]
+    next_cursor: str | None
+
+
+class RetryItem(BaseModel):
+    """A job that matched. `error_code` is why it had failed; `error`, where there is one, why it was not retried."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": JOB_ID,
+                    "graph": "customer_service",
+                    "status": "queued",
+                    "created_at": "2026-01-31T12:00:00.000Z",
+                    "error_code": "provider_error",
+                }
+            ]
+        }
+    )
+
+    id: str
+    graph: str
+    status: JobStatus | None = Field(description="As it stands now; null where the job is gone.")
+    created_at: datetime
+    error_code: str | None
+    error: ProblemDocument | None = None
+
+
+class RetryAnswer(BaseModel):
+    """The jobs that matched, oldest first. `next_cursor` is the next call's `cursor`, null on the last."""
+
+    matched: int = Field(description="How many jobs of this call matched.")
+    retried: int = Field(description="How many of them are queued again.")
+    items: list[RetryItem]
     next_cursor: str | None
 
 

@@ -36,6 +36,8 @@ CODES = {
     "job_ended": 409,
     "job_not_ended": 409,
     "job_not_retryable": 409,
+    "job_not_interrupted": 409,
+    "thread_moved_on": 409,
     "thread_busy": 409,
     "delivery_in_progress": 409,
     "body_too_large": 413,
@@ -163,6 +165,16 @@ def store_problem(error: StoreError) -> Problem:
 def internal_problem() -> Problem:
     """500 for a bug: the log has the rest, under the request's id."""
     return Problem("internal_error", "Something went wrong in the service; its log has more under this X-Request-Id.")
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem to tell of one item of a request that failed; what is a bug is logged."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, StoreError):
+        return store_problem(error)
+    logger.error("an item of a request failed", exc_info=error)
+    return internal_problem()
 
 
 def validation_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:

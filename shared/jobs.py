@@ -47,6 +47,7 @@ def _metadata_fits(value: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+ErrorCode = Annotated[str, Field(min_length=1, max_length=64)]
 ThreadId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 
 
@@ -106,6 +107,40 @@ class JobRequest(_Request):
         if self.delay_seconds is not None and self.run_at is not None:
             raise ValueError("give delay_seconds or run_at, not both")
         return self
+
+
+class RetryRequest(_Request):
+    """Where a job's next round starts: at its last checkpoint, or with its input as if it had never run."""
+
+    start: Annotated[Literal["checkpoint", "start"], Field(alias="from")] = "checkpoint"
+
+
+class RetryManyRequest(RetryRequest):
+    """Which of the caller's jobs to run again. All that is given has to match; `{}` is every failed job."""
+
+    status: Annotated[list[Literal["failed", "cancelled"]], Field(min_length=1, max_length=2)] = ["failed"]
+    graph: Annotated[list[Name] | None, Field(min_length=1, max_length=50)] = None
+    error_code: Annotated[
+        list[ErrorCode] | None,
+        Field(min_length=1, max_length=50, description="`error.code` of the records.", examples=[["provider_error"]]),
+    ] = None
+    created_after: Annotated[AwareDatetime | None, Field(description="RFC 3339; exclusive.")] = None
+    created_before: Annotated[AwareDatetime | None, Field(description="RFC 3339; exclusive.")] = None
+    limit: Annotated[int, Field(ge=1, le=1000, description="How many jobs this call takes at most.")] = 100
+    cursor: Annotated[
+        str | None, Field(max_length=200, description="The `next_cursor` of the call before, with the same filter.")
+    ] = None
+    dry_run: Annotated[bool, Field(description="Only say which jobs match.")] = False
+
+
+class ResumeRequest(_Request):
+    """What an interrupted job waits for: `interrupt()` in its graph gives this value. Null is one too."""
+
+    value: Annotated[Any, Field(description="Any JSON.")]
+    round: Annotated[
+        int | None,
+        Field(ge=1, description="The round that asked, from the job's record: refuses an answer that comes twice."),
+    ] = None
 
 
 class JobError(BaseModel):

@@ -17,6 +17,14 @@ from shared.jobs import rfc3339
 
 RawRecord = Mapping[bytes, bytes]
 API = "/api/v1"
+SUMMARY_FIELDS = (b"graph", b"status", b"created_at", b"error")
+_NEXT_STEPS = {
+    "queued": ("cancel",),
+    "running": ("cancel",),
+    "interrupted": ("resume", "cancel"),
+    "failed": ("retry",),
+    "cancelled": ("retry",),
+}
 
 
 def job_document(
@@ -50,15 +58,36 @@ def job_document(
         "interrupts": _json(raw, b"interrupts"),
         "usage": _json(raw, b"usage"),
         "webhook": url and {"url": url.decode(), "events": events.decode().split(",") if events else None},
-        "links": job_links(job_id),
+        "links": job_links(job_id, _text(raw, b"status")),
     }
     return document
 
 
-def job_links(job_id: str) -> dict[str, str]:
-    """Where a job is found, and what belongs to it."""
+def job_links(job_id: str, status: str | None) -> dict[str, str]:
+    """Where a job and its deliveries are found, and what can be asked of a job of this status."""
     here = f"{API}/jobs/{job_id}"
-    return {"self": here, "cancel": f"{here}/cancel", "deliveries": f"{here}/deliveries"}
+    next_steps = {name: f"{here}/{name}" for name in _NEXT_STEPS.get(status or "", ())}
+    return {"self": here, **next_steps, "deliveries": f"{here}/deliveries"}
+
+
+def job_summary(job_id: str, raw: RawRecord) -> dict[str, Any]:
+    """What tells a job from others, of a record that may have only `SUMMARY_FIELDS`."""
+    return {
+        "id": job_id,
+        "graph": _text(raw, b"graph"),
+        "status": _text(raw, b"status"),
+        "created_at": _time(raw, b"created_at"),
+        "error_code": error_code(raw),
+    }
+
+
+def error_code(raw: RawRecord) -> str | None:
+    """The stable code of the error that a job's record has, if it has one."""
+    try:
+        code = orjson.loads(raw.get(b"error") or b"null")["code"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return code if isinstance(code, str) else None
 
 
 def render_webhook_body(

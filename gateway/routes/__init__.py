@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from gateway.routes import deliveries, docs, graphs, health, jobs, metrics, submit, workers
+from gateway.routes import deliveries, docs, graphs, health, jobs, metrics, rerun, submit, workers
 
 
 def install_routes(app: FastAPI) -> None:
     """Put all routes into the application, as one flat list: `include_router` would match each request twice."""
-    for module in (submit, jobs, deliveries, graphs, workers, health, metrics, docs):
+    for module in (submit, jobs, rerun, deliveries, graphs, workers, health, metrics, docs):
         app.router.routes.extend(module.router.routes)
     app.router.routes.extend(jobs.waiting_router.routes)

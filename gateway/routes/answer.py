@@ -22,7 +22,7 @@ def json_answer(document: Any, status: int = 200, headers: Mapping[str, str] | N
 
 def accepted(job_id: str, status: str) -> dict[str, Any]:
     """What is said of a job that was submitted or changed (see `gateway.documents.Accepted`)."""
-    return {"id": job_id, "status": status, "links": job_links(job_id)}
+    return {"id": job_id, "status": status, "links": job_links(job_id, status)}
 
 
 async def _job_id(job_id: Annotated[str, Path(description="A job's id, as the submit answered it.")]) -> str:

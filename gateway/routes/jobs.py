@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import AwareDatetime, BeforeValidator
+from pydantic import AwareDatetime
 
 from gateway.auth import Caller, CurrentCaller
 from gateway.documents import Accepted, JobList, answers
@@ -15,11 +15,12 @@ from gateway.errors import Problem, job_not_found
 from gateway.limits import JSONRoute, answered_in_time
 from gateway.notices import ENDED
 from gateway.routes.answer import JobId, accepted, json_answer
+from gateway.routes.selection import ErrorCodes, GraphIds, Statuses, job_filter, page_of_jobs
 from gateway.services import CurrentServices, Services
-from shared.jobs import JobRecord, JobStatus, Name, ThreadId
+from shared.jobs import JobRecord, ThreadId
 from shared.metrics import JOBS_ENDED
 from shared.records import API, job_document
-from shared.store import BadCursor, Filter, StoredJob, StoreUnavailable, list_jobs
+from shared.store import StoredJob, StoreUnavailable
 from shared.store.keys import ref
 
 MAX_WAIT_SECONDS = 60.0
@@ -27,15 +28,6 @@ router = APIRouter(prefix=f"{API}/jobs", tags=["jobs"], route_class=JSONRoute)
 # Holds its answers back itself, so it has no time limit of its own.
 waiting_router = APIRouter(prefix=f"{API}/jobs", tags=["jobs"])
 _PREFER_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})', re.IGNORECASE)
-
-
-def _split(values: Any) -> Any:
-    return [part for value in values for part in value.split(",") if part] if isinstance(values, list) else values
-
-
-_several = Query(max_length=50, description="Repeated, or separated by commas.")
-Statuses = Annotated[list[JobStatus] | None, BeforeValidator(_split), _several]
-GraphIds = Annotated[list[Name] | None, BeforeValidator(_split), _several]
 Wait = Annotated[
     float | None, Query(ge=0, allow_inf_nan=False, description="Seconds; more than 60 is taken as 60.", examples=[30])
 ]
@@ -68,7 +60,10 @@ async def get_job(
 @router.get(
     "",
     summary="List jobs",
-    description="The caller's jobs, newest first, without their outputs, page by page. All filters have to match.",
+    description=(
+        "The caller's jobs, newest first, without their outputs, page by page. All filters have to match. Where few of "
+        "many jobs do, a page may be short, or empty: the last one is that whose `next_cursor` is null."
+    ),
     responses=answers(200, JobList, "One page.", "validation_error", "invalid_cursor"),
 )
 async def get_jobs(
@@ -77,18 +72,17 @@ async def get_jobs(
     status: Statuses = None,
     graph: GraphIds = None,
     thread_id: Annotated[ThreadId | None, Query()] = None,
+    error_code: ErrorCodes = None,
     created_after: Annotated[AwareDatetime | None, Query(description="RFC 3339; exclusive.")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="RFC 3339; exclusive.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200, description="The `next_cursor` of the page before.")] = None,
 ) -> Response:
-    after_ms = None if created_after is None else int(created_after.timestamp() * 1000)
-    wanted = Filter(statuses=status or (), graphs=graph or (), thread_id=thread_id, created_after_ms=after_ms)
-    try:
-        jobs, next_cursor = await list_jobs(services.redis, caller.tenant, wanted, limit=limit, cursor=cursor)
-    except BadCursor:
-        raise Problem(
-            "invalid_cursor", "This cursor is not one that a list gave. Start over without a cursor."
-        ) from None
+    wanted = job_filter(
+        statuses=status, graphs=graph, error_codes=error_code, thread_id=thread_id,
+        created_after=created_after, created_before=created_before,
+    )  # fmt: skip
+    jobs, next_cursor = await page_of_jobs(services.redis, caller.tenant, wanted, limit=limit, cursor=cursor)
     items = [job_document(job.id, job.record, with_output=False) for job in jobs]
     return json_answer({"items": items, "next_cursor": next_cursor})
 
@@ -108,22 +102,6 @@ async def cancel_job(job_id: JobId, caller: CurrentCaller, services: CurrentServ
         raise Problem("job_ended", f"The job has ended ({status}) and cannot be cancelled any more.")
     if outcome == "cancelled":
         JOBS_ENDED.labels(graph, status).inc()
-    return json_answer(accepted(job_id, status), 202)
-
-
-@router.post(
-    "/{job_id}/retry",
-    status_code=202,
-    summary="Run a failed or cancelled job again",
-    description="Starts another round of the same job, with its input and all its tries.",
-    responses=answers(202, Accepted, "The job is queued again.", "job_not_found", "job_not_retryable"),
-)
-async def retry_job(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
-    outcome, status = await services.jobs.retry(caller.tenant, job_id)
-    if outcome == "missing":
-        raise job_not_found()
-    if outcome == "refused":
-        raise Problem("job_not_retryable", f"Only failed and cancelled jobs can be run again; this one is {status}.")
     return json_answer(accepted(job_id, status), 202)
 
 

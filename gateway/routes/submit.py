@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Body, Header, Request, Response
 from pydantic import ValidationError
 
 from gateway.auth import CurrentCaller
 from gateway.documents import JOB_ID, Accepted, BatchAnswer, BatchRequest, answers
-from gateway.errors import Problem, internal_problem, store_problem, validation_problem
+from gateway.errors import Problem, problem_of, validation_problem
 from gateway.limits import JSONRoute
 from gateway.routes.answer import accepted, json_answer
 from gateway.services import CurrentServices
@@ -18,9 +17,8 @@ from gateway.submission import Submission
 from shared.jobs import JobRequest
 from shared.metrics import JOBS_ENDED, JOBS_SUBMITTED
 from shared.records import API
-from shared.store import NewJob, StoreError, Submitted
+from shared.store import NewJob, Submitted
 
-logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 router = APIRouter(prefix=f"{API}/jobs", tags=["jobs"], route_class=JSONRoute)
 _REFUSALS = ("unknown_graph", "graph_failed_to_load", "invalid_input", "webhook_refused", "idempotency_key_reused")
 
@@ -138,13 +136,8 @@ def _item(job: NewJob, outcome: Submitted | Exception) -> dict[str, Any]:
         if isinstance(outcome, Exception):
             raise outcome
         return _answer(job, outcome)
-    except Problem as problem:
-        return {"error": problem.document()}
-    except StoreError as error:
-        return {"error": store_problem(error).document()}
-    except Exception:
-        logger.exception("a job of a batch failed")
-        return {"error": internal_problem().document()}
+    except Exception as error:
+        return {"error": problem_of(error).document()}
 
 
 def _answer(job: NewJob, submitted: Submitted) -> dict[str, Any]:

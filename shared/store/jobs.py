@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any, Literal
 
 from redis.asyncio import Redis
@@ -172,24 +173,30 @@ class JobStore:
 
         `moved_on`: other jobs have gone on in its thread since its last checkpoint, or are about to.
         """
-        answer = await self._call(scripts.RETRY, ref(tenant, job_id), start)
+        answer = await self._call(scripts.RETRY, ref(tenant, job_id), start, _call_id())
         return answer[0].decode(), answer[1].decode()
 
     async def retry_many(
         self, tenant: str, job_ids: Sequence[str], start: RetryFrom = "checkpoint"
     ) -> list[tuple[RetryOutcome, str] | Exception]:
         """Retry several jobs in one round trip, each for itself."""
-        calls: list[list[Argument]] = [[self.clock_offset_ms, ref(tenant, job_id), start] for job_id in job_ids]
+        calls: list[list[Argument]] = [
+            [self.clock_offset_ms, ref(tenant, job_id), start, _call_id()] for job_id in job_ids
+        ]
         answers = await run_many(self.redis, scripts.RETRY, calls)
         return [
             answer if isinstance(answer, Exception) else (answer[0].decode(), answer[1].decode()) for answer in answers
         ]
 
     async def resume(
-        self, tenant: str, job_id: str, answer: bytes
+        self, tenant: str, job_id: str, answer: bytes, *, round_: int | None = None
     ) -> tuple[Literal["queued", "refused", "missing"], str]:
-        """Go on with an interrupted job; `answer` is JSON. Gives the outcome and the status."""
-        outcome, status = await self._call(scripts.RESUME, ref(tenant, job_id), answer)
+        """Go on with an interrupted job; `answer` is JSON. Gives the outcome and the status.
+
+        With `round_` only where that round is the one that was interrupted.
+        """
+        asked_in = "" if round_ is None else round_
+        outcome, status = await self._call(scripts.RESUME, ref(tenant, job_id), answer, _call_id(), asked_in)
         return outcome.decode(), status.decode()
 
     async def erase(self, tenant: str, job_id: str) -> tuple[Literal["erased", "running", "missing"], str]:
@@ -377,6 +384,11 @@ class JobStore:
             job.payload, self.result_ttl_ms,
             *(part for pair in fields.items() for part in pair),
         ]  # fmt: skip
+
+
+def _call_id() -> str:
+    """Names one call, so that a script knows it again where the connection broke and it is sent once more."""
+    return token_hex(8)
 
 
 def _submitted(answer: list[bytes]) -> Submitted:

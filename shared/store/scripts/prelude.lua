@@ -243,9 +243,9 @@ local function requeue(ref, job, now)
 end
 
 -- Starts another round of a job: with all its tries, and nothing of the last round to be seen.
-local function new_round(ref, job)
+local function new_round(ref, job, call_id)
   job.round, job.tries, job.lost = int(tonumber(job.round) + 1), '0', '0'
-  call('HSET', KEY.job .. ref, 'round', job.round, 'tries', '0', 'lost', '0')
+  call('HSET', KEY.job .. ref, 'round', job.round, 'tries', '0', 'lost', '0', 'call', call_id)
   call('HDEL', KEY.job .. ref, 'started_at', 'finished_at', 'error', 'interrupts', 'cancel', 'usage')
   call('DEL', KEY.result .. ref)
   call('ZREM', KEY.expiry, ref)

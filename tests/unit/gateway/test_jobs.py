@@ -122,6 +122,23 @@ async def test_created_after_is_exclusive(gateway: Gateway) -> None:
     assert len((await gateway.get("/jobs", created_after="0001-01-01T00:00:00Z")).json()["items"]) == 1
 
 
+async def test_created_before_is_exclusive(gateway: Gateway) -> None:
+    job_id = await gateway.submit()
+    at = (await gateway.get(f"/jobs/{job_id}")).json()["created_at"]
+    after = (datetime.fromisoformat(at) + timedelta(milliseconds=1)).astimezone(UTC).isoformat()
+    assert (await gateway.get("/jobs", created_before=at)).json()["items"] == []
+    assert len((await gateway.get("/jobs", created_before=after)).json()["items"]) == 1
+
+
+async def test_a_list_is_filtered_by_the_codes_of_errors(gateway: Gateway) -> None:
+    job_id = await gateway.submit()
+    await gateway.worker.run("failed", b"", error=FAILURE)
+    await gateway.submit()
+    for query, found in {"graph_error": [job_id], "timeout,graph_error": [job_id], "timeout": []}.items():
+        items = (await gateway.get("/jobs", error_code=query)).json()["items"]
+        assert [item["id"] for item in items] == found, query
+
+
 @pytest.mark.parametrize(
     ("query", "parameter"),
     [
@@ -129,7 +146,8 @@ async def test_created_after_is_exclusive(gateway: Gateway) -> None:
         ("limit=" + "9" * 5000, "limit"), ("graph=a:b", "graph"), ("graph=%00", "graph"),
         ("thread_id=a%00b", "thread_id"), ("thread_id=", "thread_id"), ("thread_id=" + "x" * 513, "thread_id"),
         ("created_after=now", "created_after"), ("created_after=1e30", "created_after"),
-        ("created_after=2026-01-01T00:00:00", "created_after"), ("cursor=" + "x" * 201, "cursor"),
+        ("created_after=2026-01-01T00:00:00", "created_after"), ("created_before=x", "created_before"),
+        ("error_code=" + "x" * 65, "error_code"), ("cursor=" + "x" * 201, "cursor"),
         ("graph=" + ",".join(["g"] * 51), "graph"),
     ],
 )  # fmt: skip
@@ -151,12 +169,17 @@ async def test_a_cursor_that_no_list_gave_is_refused_or_finds_nothing(gateway: G
 
 
 @pytest.mark.parametrize(
-    "job_id", ["0" * 32, "x", "batch", "A" * 32, "0" * 31 + "%00", "0" * 33, "%F0%9F%98%80", "..%2f", "*"]
+    "job_id", ["0" * 32, "x", "batch", "retry", "A" * 32, "0" * 31 + "%00", "0" * 33, "%F0%9F%98%80", "..%2f", "*"]
 )
 async def test_what_cannot_be_a_job_s_id_is_not_found(gateway: Gateway, job_id: str) -> None:
-    calls = {"GET": ["", "/deliveries"], "POST": ["/cancel", "/retry", "/deliveries/x/redeliver"], "DELETE": [""]}
+    calls = {
+        "GET": ["", "/deliveries"],
+        "POST": ["/cancel", "/retry", "/resume", "/deliveries/x/redeliver"],
+        "DELETE": [""],
+    }
     for method, ends in calls.items():
         for end in ends:
-            answer = await gateway.http.request(method, f"/api/v1/jobs/{job_id}{end}")
+            body = {"value": 1} if end == "/resume" else None
+            answer = await gateway.http.request(method, f"/api/v1/jobs/{job_id}{end}", json=body)
             assert answer.status_code == 404, answer.text
             assert answer.json()["code"] in ("job_not_found", "delivery_not_found", "not_found")

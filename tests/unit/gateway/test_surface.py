@@ -39,6 +39,11 @@ REFUSED = [
     ("DELETE", NO_JOB, 404, "job_not_found"),
     ("POST", f"{NO_JOB}/cancel", 404, "job_not_found"),
     ("POST", f"{NO_JOB}/retry", 404, "job_not_found"),
+    ("POST", f"{NO_JOB}/resume", 422, "validation_error"),
+    ("POST", "/api/v1/jobs/retry", 422, "validation_error"),
+    ("GET", "/api/v1/jobs/retry", 404, "job_not_found"),
+    ("POST", "/api/v1/jobs/retry/retry", 404, "job_not_found"),
+    ("GET", f"{NO_JOB}/resume", 405, "method_not_allowed"),
     ("GET", f"{NO_JOB}/deliveries", 404, "job_not_found"),
     ("POST", f"{NO_JOB}/deliveries/x/redeliver", 404, "delivery_not_found"),
     ("GET", "/api/v1/graphs/nosuch", 404, "graph_not_found"),
@@ -96,7 +101,7 @@ def _operations(page: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_each_route_is_described_with_its_answers_and_problems(page: dict[str, Any]) -> None:
-    assert len(_operations(page)) >= 16
+    assert len(_operations(page)) >= 18
     for name, operation in _operations(page):
         assert operation["summary"], name
         assert operation["description"], name
@@ -114,10 +119,15 @@ def test_each_route_is_described_with_its_answers_and_problems(page: dict[str, A
 
 async def test_the_examples_of_the_page_are_what_the_service_takes(gateway: Gateway, page: dict[str, Any]) -> None:
     await gateway.registry.publish({"customer_service": {"id": "customer_service", "input_schema": None}}, {})
-    for path in ("/jobs", "/jobs/batch"):
+    gateway.worker.graphs = ("customer_service",)
+    for path in ("/jobs", "/jobs/batch", "/jobs/retry", "/jobs/{job_id}/retry", "/jobs/{job_id}/resume"):
         body = page["paths"][f"/api/v1{path}"]["post"]["requestBody"]["content"]["application/json"]
         for example in body["examples"].values():
-            assert (await gateway.post(path, example["value"])).status_code == 202
+            job_id = await gateway.submit("customer_service")
+            while (await gateway.worker.run("interrupted" if path.endswith("/resume") else "failed", b"")).id != job_id:
+                pass
+            answer = await gateway.post(path.format(job_id=job_id), example["value"])
+            assert answer.status_code == (200 if "dry_run" in example["value"] else 202), answer.text
 
 
 def test_every_reference_of_the_page_leads_somewhere(page: dict[str, Any]) -> None:
@@ -152,6 +162,10 @@ async def test_answers_are_what_the_page_says_they_are(gateway: Gateway, page: d
     check(await gateway.get("/graphs"), "GraphList")
     check(await gateway.get("/workers"), "WorkerList")
     check(await gateway.get("/health"), "HealthDocument")
+    await gateway.submit()
+    await gateway.worker.run("failed", b"", error=b'{"type":"E","code":"timeout","message":"m"}')
+    check(await gateway.post("/jobs/retry", {"dry_run": True}), "RetryAnswer")
+    check(await gateway.post("/jobs/retry", {}), "RetryAnswer")
     check(await gateway.post("/jobs", {"graph": "echo"}), "Problem")
     check(await gateway.post("/jobs/batch", {"jobs": [{"graph": "echo", "input": 1}, 7]}), "BatchAnswer")
 

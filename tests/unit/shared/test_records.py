@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.jobs import JobRecord, JobStatus, rfc3339
-from shared.records import job_document, render_webhook_body
+from shared.records import SUMMARY_FIELDS, error_code, job_document, job_summary, render_webhook_body
 
 NEW = {
     b"v": b"1",
@@ -68,6 +68,37 @@ def test_a_new_job_has_each_field_and_null_where_nothing_is_known_yet() -> None:
         "metadata": None, "output": None, "error": None, "interrupts": None, "usage": None, "webhook": None,
         "links": {name: f"/api/v1/jobs/j1{path}" for name, path in LINKS.items()},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "names"),
+    [
+        ("queued", ["self", "cancel", "deliveries"]),
+        ("running", ["self", "cancel", "deliveries"]),
+        ("interrupted", ["self", "resume", "cancel", "deliveries"]),
+        ("succeeded", ["self", "deliveries"]),
+        ("failed", ["self", "retry", "deliveries"]),
+        ("cancelled", ["self", "retry", "deliveries"]),
+        ("of a later version", ["self", "deliveries"]),
+    ],
+)
+def test_the_links_are_what_can_be_asked_of_a_job_of_this_status(status: str, names: list[str]) -> None:
+    links = document(NEW | {b"status": status.encode()})["links"]
+    assert links == {name: "/api/v1/jobs/j1" + ("" if name == "self" else f"/{name}") for name in names}
+
+
+def test_a_summary_needs_only_its_fields() -> None:
+    raw = {name: value for name, value in ENDED.items() if name in SUMMARY_FIELDS}
+    expected = {
+        "id": "j1", "graph": "echo", "status": "failed", "created_at": "2026-01-31T12:00:00.123Z", "error_code": "c",
+    }  # fmt: skip
+    assert job_summary("j1", raw) == job_summary("j1", ENDED) == expected
+    assert job_summary("j1", NEW)["error_code"] is None
+
+
+@pytest.mark.parametrize("error", [b"", b"{", b"null", b"[]", b'"c"', b"7", b"{}", b'{"code":null}', b'{"code":["c"]}'])
+def test_an_error_that_cannot_be_read_has_no_code(error: bytes) -> None:
+    assert error_code(NEW | {b"error": error}) is None
 
 
 def test_an_ended_job_says_what_came_of_it() -> None:

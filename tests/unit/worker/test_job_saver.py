@@ -113,7 +113,7 @@ async def test_what_finished_subgraphs_kept_is_dropped_and_what_a_waiting_one_ke
     def ask(state: State) -> State:
         return {"log": [interrupt("well?")]} if state["x"] > 5 else {}
 
-    inner = chain(ask, lambda_step).compile()
+    inner = chain(ask, step).compile()
     graph = StateGraph(State)
     graph.add_node("inner", inner)
     graph.add_edge(START, "inner")
@@ -127,7 +127,7 @@ async def test_what_finished_subgraphs_kept_is_dropped_and_what_a_waiting_one_ke
     assert all(len(kept) == 1 for kept in saver.storage["j1"].values())
 
 
-def lambda_step(state: State) -> State:
+def step(state: State) -> State:
     return {"x": state["x"] + 1}
 
 
@@ -138,9 +138,9 @@ async def test_a_step_is_stored_in_one_write_of_few_per_step(mirror: Mirror) -> 
 
 
 async def test_another_attempt_has_all_that_was_written(mirror: Mirror) -> None:
-    graph = chain(lambda_step).compile(checkpointer=JobSaver(mirror.write))
+    graph = chain(step).compile(checkpointer=JobSaver(mirror.write))
     await graph.ainvoke({"x": 1}, config(), durability="sync")
-    again = chain(lambda_step).compile(checkpointer=await mirror.loaded())
+    again = chain(step).compile(checkpointer=await mirror.loaded())
     assert (await again.aget_state(config())).values == {"x": 2, "log": []}
 
 
@@ -188,7 +188,7 @@ async def test_writes_never_overtake_each_other(mirror: Mirror) -> None:
 
 async def test_a_caller_that_is_cancelled_does_not_break_off_the_write(mirror: Mirror) -> None:
     saver = JobSaver(mirror.write)
-    graph = chain(lambda_step).compile(checkpointer=saver)
+    graph = chain(step).compile(checkpointer=saver)
     await graph.ainvoke({"x": 1}, config(), durability="sync")
     found = await saver.aget_tuple(config())
     assert found is not None
@@ -219,3 +219,17 @@ async def test_a_write_that_fails_stops_the_graph_before_its_next_node(mirror: M
         await chain(first, second).compile(checkpointer=saver).ainvoke({"x": 1}, config(), durability="sync")
     await saver.stored.settled()
     assert ran == ["first"]
+
+
+async def test_what_is_dropped_and_kept_again_in_one_turn_is_kept(mirror: Mirror) -> None:
+    saver = JobSaver(mirror.write)
+    await chain(step).compile(checkpointer=saver).ainvoke({"x": 1}, config(), durability="sync")
+    found = await saver.aget_tuple(config())
+    assert found is not None
+    versions = found.checkpoint["channel_versions"]
+    await asyncio.gather(
+        saver.adelete_thread("j1"), saver.aput(found.config, found.checkpoint, found.metadata, versions)
+    )
+    again = await (await mirror.loaded()).aget_tuple(config())
+    assert again is not None
+    assert again.checkpoint["channel_values"] == found.checkpoint["channel_values"]

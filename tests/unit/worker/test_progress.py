@@ -6,13 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from shared.store.keys import key
-from tests.attempts import WORKER, Attempts, State, chain
+from tests.attempts import Attempts, State, chain
 from tests.conditions import until
 from tests.job_queue import TENANT, JobQueue
+from worker.lease import EndReason
 
 pytestmark = pytest.mark.parametrize("thread_id", [None, "t1"], ids=["job", "thread"])
 
@@ -234,7 +235,6 @@ async def test_an_answer_is_given_once_whatever_happens_on_the_way(
     assert (await attempts.run())["status"] == "queued"
     queue.pass_time(10)
     faults.clear()
-    faults += []
     record = await attempts.run()
     assert record["output"]["log"] == ["A B", "last"]
     assert heard[-1] == ["A", "B"]
@@ -324,8 +324,6 @@ async def test_a_breakpoint_is_passed_by_any_answer(attempts: Attempts, queue: J
 async def test_a_job_handed_back_goes_on_after_its_last_finished_step(
     attempts: Attempts, queue: JobQueue, thread_id: str | None
 ) -> None:
-    from worker.lease import EndReason
-
     ran: list[str] = []
 
     async def first(_: State) -> State:
@@ -361,4 +359,120 @@ async def test_the_jobs_checkpoints_are_gone_once_it_has_succeeded(
     await queue.store.retry(TENANT, attempts.id)
     await attempts.run()
     assert await queue.redis.exists(place) == 0
-    assert WORKER
+
+
+async def test_a_retry_from_the_start_that_had_to_wait_its_turn_begins_with_its_input(
+    attempts: Attempts, queue: JobQueue, thread_id: str | None
+) -> None:
+    """Another job held the thread by then, so the thread was left as it was; that job never ran."""
+    nodes = Nodes()
+    nodes.faults = [ValueError("no")]
+    await attempts.serve(nodes.graph())
+    await attempts.submit({"log": ["input"]}, **given(thread_id))
+    failed = attempts.id
+    await attempts.run()
+    await attempts.submit({"log": ["other"]}, **given(thread_id))
+    other, attempts.id = attempts.id, failed
+    await queue.store.retry(TENANT, failed, "start")
+    await queue.store.cancel(TENANT, other)
+    nodes.ran.clear()
+    record = await attempts.run()
+    assert nodes.ran == ["first", "second", "third"]
+    assert record["output"]["log"][-4:] == ["input", "first", "second", "third"]
+
+
+async def test_a_subgraph_with_a_memory_of_its_own_keeps_it_over_steps_and_attempts(
+    attempts: Attempts, queue: JobQueue, thread_id: str | None
+) -> None:
+    faults = [ConnectionError("hung up")]
+
+    def again(state: State) -> State:
+        if len(state["log"]) == 2 and faults:
+            raise faults.pop()
+        return {"log": ["again"]}
+
+    inner = chain(again).compile(checkpointer=True)
+    graph = StateGraph(State)
+
+    async def outer(state: State) -> State:
+        said = await inner.ainvoke({"log": ["in"]})
+        return {"x": state["x"] + 1, "log": [f"inner has {len(said['log'])}"]}
+
+    graph.add_node("outer", outer)
+    graph.add_edge(START, "outer")
+    graph.add_conditional_edges("outer", lambda state: "outer" if state["x"] < 3 else END)
+    await attempts.serve(graph)
+    await attempts.submit({"x": 0, "log": []}, **given(thread_id))
+    record = await attempts.run()
+    while record["status"] == "queued":
+        queue.pass_time(10)
+        record = await attempts.run()
+    assert record["output"]["log"] == ["inner has 2", "inner has 4", "inner has 6"]
+
+
+async def test_what_is_kept_of_a_thread_or_job_does_not_grow_with_the_subgraphs_it_has_called(
+    attempts: Attempts, queue: JobQueue, thread_id: str | None
+) -> None:
+    fields: list[int] = []
+
+    def inside(_: State) -> State:
+        return {"log": ["inside"]}
+
+    graph = StateGraph(State)
+    graph.add_node("inner", chain(inside).compile())
+    graph.add_node("count", lambda state: {"x": state["x"] + 1})
+    graph.add_node("ask", lambda _: {"log": [interrupt("well?")]})
+    graph.add_edge(START, "inner")
+    graph.add_edge("inner", "count")
+    graph.add_conditional_edges("count", lambda state: "inner" if state["x"] < state.get("rounds", 9) else "ask")
+    await attempts.serve(graph)
+    for x in (7, 0):
+        await attempts.submit({"x": x}, **given(thread_id))
+        assert (await attempts.run())["status"] == "interrupted"
+        names = ["head", "checkpoints"]
+        found = [name async for name in queue.redis.scan_iter("*") if name.split(b":")[1].decode() in names]
+        fields.append(sum([await queue.redis.hlen(name) for name in found]))  # type: ignore[misc]
+        await queue.store.cancel(TENANT, attempts.id)
+        await queue.store.erase(TENANT, attempts.id)
+    assert fields[0] == fields[1] > 0
+
+
+async def test_what_is_being_stored_is_stored_before_the_job_is_handed_back(
+    attempts: Attempts, queue: JobQueue, thread_id: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    name = "pin" if thread_id else "checkpoint"
+    write, release = getattr(queue.store, name), queue.store.release
+
+    async def slow_write(*args: Any) -> bool:
+        await asyncio.sleep(0.02)
+        written = bool(await write(*args))
+        calls.append("stored")
+        return written
+
+    async def noted_release(*args: Any, **options: Any) -> str:
+        calls.append("released")
+        return await release(*args, **options)
+
+    monkeypatch.setattr(queue.store, name, slow_write)
+    monkeypatch.setattr(queue.store, "release", noted_release)
+    ran: list[str] = []
+
+    async def first(_: State) -> State:
+        ran.append("first")
+        return {"log": ["first"]}
+
+    async def second(_: State) -> State:
+        ran.append("second")
+        return {"log": ["second"]}
+
+    await attempts.serve(chain(first, second))
+    await attempts.submit({"log": []}, **given(thread_id))
+    lease = await attempts.claim()
+    running = asyncio.create_task(attempts.run(lease))
+    await until(lambda: bool(ran))
+    lease.end(EndReason.STOPPING)
+    await running
+    assert "stored" in calls
+    assert calls[-1] == "released"
+    assert (await attempts.run())["output"]["log"] == ["first", "second"]

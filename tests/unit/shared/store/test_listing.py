@@ -1,17 +1,17 @@
-"""Lists: all pages of any filter, newest first, without a gap or a repetition."""
+"""Lists: all pages of any filter, in order, without a gap or a repetition."""
 
 from __future__ import annotations
 
 import contextlib
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from shared.store import BadCursor, Filter, list_jobs
+from shared.store import BadCursor, Filter, list_jobs, listing
 from shared.store.keys import digest, key, ref
 from shared.store.listing import STATUSES
 from tests.job_queue import GRAPH, TENANT, JobQueue
@@ -19,6 +19,7 @@ from tests.job_queue import GRAPH, TENANT, JobQueue
 START_MS = 1_800_000_000_000
 GRAPHS = ["x", "y", "z"]
 THREADS = ["t", "u"]
+CODES = ["timeout", "graph_error"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Listed:
     status: str
     graph: str
     thread: str | None
+    error: str | None = None
 
 
 @st.composite
@@ -44,8 +46,9 @@ def job_sets(draw: st.DrawFn) -> list[Listed]:
         status=st.sampled_from(STATUSES),
         graph=st.sampled_from(GRAPHS),
         thread=st.sampled_from([None, *THREADS]),
+        error=st.sampled_from([None, *CODES]),
     )
-    return [Listed(job_id, job.created_at, job.status, job.graph, job.thread) for job_id in ids for job in [draw(jobs)]]
+    return [replace(draw(jobs), id=job_id) for job_id in ids]
 
 
 FILTERS = st.builds(
@@ -53,7 +56,9 @@ FILTERS = st.builds(
     statuses=st.just([]) | st.lists(st.sampled_from(STATUSES), max_size=4),
     graphs=st.just([]) | st.lists(st.sampled_from([*GRAPHS, "never seen"]), max_size=3),
     thread_id=st.none() | st.sampled_from([*THREADS, "never seen"]),
-    created_after_ms=st.none() | st.integers(START_MS - 1, START_MS + 1000),
+    error_codes=st.just([]) | st.lists(st.sampled_from([*CODES, "never seen"]), max_size=2),
+    created_after_ms=st.none() | st.integers(-1, 3).map(START_MS.__add__) | st.integers(START_MS - 1, START_MS + 1000),
+    created_before_ms=st.none() | st.integers(0, 3).map(START_MS.__add__) | st.integers(START_MS - 1, START_MS + 1001),
 )
 
 
@@ -63,6 +68,8 @@ async def store(redis: Redis, jobs: list[Listed]) -> None:
     pipeline.flushall()
     for job in jobs:
         record = {"status": job.status, "graph": job.graph, "created_at": str(job.created_at)}
+        if job.error:
+            record["error"] = f'{{"type":"E","code":"{job.error}"}}'
         pipeline.hset(key("job", ref(TENANT, job.id)), mapping=record)
         pipeline.zadd(key("index", TENANT, job.graph, job.status), {job.id: job.created_at})
         pipeline.sadd(key("graphs", TENANT), job.graph)
@@ -76,20 +83,32 @@ def matches(job: Listed, wanted: Filter) -> bool:
         (not wanted.statuses or job.status in wanted.statuses)
         and (not wanted.graphs or job.graph in wanted.graphs)
         and (wanted.thread_id is None or job.thread == wanted.thread_id)
+        and (not wanted.error_codes or job.error in wanted.error_codes)
         and (wanted.created_after_ms is None or job.created_at > wanted.created_after_ms)
+        and (wanted.created_before_ms is None or job.created_at < wanted.created_before_ms)
     )
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(jobs=job_sets(), wanted=FILTERS, limit=st.sampled_from([1, 2, 3, 7, 50]))
-async def test_the_pages_are_the_filtered_jobs_newest_first(
-    redis: Redis, jobs: list[Listed], wanted: Filter, limit: int
+@given(
+    jobs=job_sets(),
+    wanted=FILTERS,
+    limit=st.sampled_from([1, 2, 3, 7, 50]),
+    oldest_first=st.booleans(),
+    fields=st.sampled_from([(), (b"graph", b"status", b"error")]),
+)
+async def test_the_pages_are_the_filtered_jobs_in_order(
+    redis: Redis, jobs: list[Listed], wanted: Filter, limit: int, oldest_first: bool, fields: tuple[bytes, ...]
 ) -> None:
     await store(redis, jobs)
-    expected = sorted((job for job in jobs if matches(job, wanted)), key=lambda job: (job.created_at, job.id))[::-1]
+    expected = sorted((job for job in jobs if matches(job, wanted)), key=lambda job: (job.created_at, job.id))
+    expected = expected if oldest_first else expected[::-1]
     pages, cursor = [], None
     while True:
-        page, cursor = await list_jobs(redis, TENANT, wanted, limit=limit, cursor=cursor)
+        page, cursor = await list_jobs(
+            redis, TENANT, wanted, limit=limit, cursor=cursor, oldest_first=oldest_first, fields=fields
+        )
+        assert all(job.record.keys() <= set(fields) for job in page if fields)
         pages.append([job.id for job in page])
         if cursor is None:
             break
@@ -98,10 +117,45 @@ async def test_the_pages_are_the_filtered_jobs_newest_first(
     assert pages[-1] or not expected, "no empty last page"
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(jobs=job_sets(), wanted=FILTERS, limit=st.sampled_from([1, 2, 7]), oldest_first=st.booleans())
+async def test_no_call_examines_many_jobs_and_the_pages_are_the_same(
+    redis: Redis, jobs: list[Listed], wanted: Filter, limit: int, oldest_first: bool
+) -> None:
+    await store(redis, jobs)
+    expected = sorted((job for job in jobs if matches(job, wanted)), key=lambda job: (job.created_at, job.id))
+    found, cursor, calls = [], None, 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "MAX_EXAMINED", 3)
+        patch.setattr(listing, "STRIDE", 2)
+        while True:
+            page, cursor = await list_jobs(redis, TENANT, wanted, limit=limit, cursor=cursor, oldest_first=oldest_first)
+            found += [job.id for job in page]
+            calls += 1
+            assert calls <= len(jobs) + 1
+            if cursor is None:
+                break
+    assert found == [job.id for job in (expected if oldest_first else expected[::-1])]
+
+
+async def test_a_list_of_which_nothing_matches_ends_its_call_early(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(redis, [Listed(f"{number:03}", START_MS + number, "failed", "x", None) for number in range(100)])
+    monkeypatch.setattr(listing, "MAX_EXAMINED", 30)
+    monkeypatch.setattr(listing, "STRIDE", 10)
+    page, cursor = await list_jobs(redis, TENANT, Filter(error_codes=["timeout"]), limit=5)
+    assert page == []
+    assert cursor == encoded(f"{START_MS + 64}:064")  # 6, then 10 three times
+
+
 async def test_a_cursor_of_another_filter_shows_nothing_that_the_filter_excludes(redis: Redis) -> None:
     await store(redis, [Listed(job_id, START_MS, "queued", "x", None) for job_id in "abc"])
-    _, cursor = await list_jobs(redis, TENANT, Filter(), limit=1)
-    assert await list_jobs(redis, TENANT, Filter(created_after_ms=START_MS), limit=9, cursor=cursor) == ([], None)
+    for oldest_first in (False, True):
+        _, cursor = await list_jobs(redis, TENANT, Filter(), limit=1, oldest_first=oldest_first)
+        for wanted in (Filter(created_after_ms=START_MS), Filter(created_before_ms=START_MS)):
+            page = await list_jobs(redis, TENANT, wanted, limit=9, cursor=cursor, oldest_first=oldest_first)
+            assert page == ([], None)
 
 
 async def test_jobs_that_come_while_a_list_is_read_do_not_shift_its_pages(queue: JobQueue) -> None:
