@@ -94,8 +94,7 @@ async def run_many(redis: Redis, script: Script, calls: list[list[Argument]]) ->
     """Run a script once for each list of arguments, in one round trip. An error stands in its own place."""
     with store_errors():
         answers = await _pipelined(redis, script, calls)
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            await redis.script_load(script.text)
+        if any(isinstance(answer, NoScriptError) for answer in answers):  # flushed in the middle
             again = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
             for index, answer in zip(again, await _pipelined(redis, script, [calls[i] for i in again]), strict=True):
                 answers[index] = answer
@@ -104,8 +103,9 @@ async def run_many(redis: Redis, script: Script, calls: list[list[Argument]]) ->
 
 async def _pipelined(redis: Redis, script: Script, calls: list[list[Argument]]) -> list[Any]:
     pipeline = redis.pipeline(transaction=False)
-    for args in calls:
-        pipeline.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
+    for place, args in enumerate(calls):
+        # The first brings the text along: no later one can run before it because the server did not know the script.
+        pipeline.eval(script.text, 0, *args) if place == 0 else pipeline.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
     return await pipeline.execute(raise_on_error=False)
 
 
