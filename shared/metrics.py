@@ -32,7 +32,10 @@ WEBHOOK_ATTEMPTS = Counter("mas_webhook_attempts", "Webhook deliveries tried.", 
 
 # A gateway has none of these: `register_worker_metrics` shows them.
 JOBS_RUNNING = Gauge("mas_jobs_running", "Attempts running in this worker.", registry=None)
-LOOP_LAG_SECONDS = Gauge("mas_loop_lag_seconds", "How late the worker's event loop is.", registry=None)
+# With empty labels the lag of a loop that answers; with others, for how long that node has blocked it by now.
+LOOP_LAG_SECONDS = Gauge(
+    "mas_loop_lag_seconds", "How late the worker's event loop is.", ["graph", "node"], registry=None
+)
 
 
 def register_worker_metrics() -> None:

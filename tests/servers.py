@@ -105,6 +105,14 @@ class Process:
         self.send(signal.SIGTERM)
         return self.wait(within)
 
+    def pause(self) -> None:
+        """SIGSTOP, and wait until it stands still. `resume` lets it go on."""
+        self.send(signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, what=f"{self.name} is stopped")
+
+    def resume(self) -> None:
+        self.send(signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
         self._popen.kill()

@@ -1,4 +1,8 @@
-"""`python -m worker`: one worker process. Stops on SIGTERM and SIGINT, handing its jobs back."""
+"""`python -m worker`: one worker process. Stops on SIGTERM and SIGINT, handing its jobs back.
+
+Exit status: 0 stopped, 1 failed, 2 a setting is wrong, 3 a node blocked the event loop past its job's time limit: start
+it again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,6 +24,8 @@ from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
 from shared.store import JobStore, KeeperStore, Registry, StoreError, connect, connect_blocking, connect_sync
 from shared.store.connection import wait_until_reachable
+from worker.node_threads import NodeThreads
+from worker.signals import StopSignals
 
 if TYPE_CHECKING:
     from worker.graphs.catalogue import Catalogue
@@ -36,7 +41,7 @@ SENDER_STOP_SECONDS = 2.0
 
 
 def main() -> int:
-    """Run a worker until it is told to stop. Gives the exit status: 2 for a setting that is wrong."""
+    """Run a worker until it is told to stop. Gives the exit status."""
     try:
         settings = load_settings()
         configure_logs(settings)
@@ -53,10 +58,10 @@ def main() -> int:
         return 2
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
+    signals = StopSignals(settings.drain_seconds)
     # Sync nodes run here; a pool of its own size, so that each job can have one.
     # The others are for name look-ups, which share the loop's pool.
-    pool_size = settings.worker_concurrency + LOOKUP_THREADS
-    loop.set_default_executor(ThreadPoolExecutor(pool_size, thread_name_prefix="node"))
+    loop.set_default_executor(NodeThreads(settings.worker_concurrency + LOOKUP_THREADS))
     sender: WebhookSender | None = None
     if "webhooks" in settings.worker_roles:
         from worker.webhooks import sender_from_settings
@@ -64,7 +69,7 @@ def main() -> int:
         sender = sender_from_settings(settings, worker_id)
         sender.start()
     try:
-        run(loop, work(settings, url, worker_id, catalogue, loop))
+        run(loop, work(settings, url, worker_id, catalogue, loop, signals), signals)
     except Exception:
         logger.exception("worker failed")
         return 1
@@ -75,7 +80,7 @@ def main() -> int:
     return 0
 
 
-def run(loop: asyncio.AbstractEventLoop, worker: Coroutine[Any, Any, None]) -> None:
+def run(loop: asyncio.AbstractEventLoop, worker: Coroutine[Any, Any, None], signals: StopSignals) -> None:
     """Run the worker to its end. A node's `sys.exit()` stops the loop, but is its own job's failure only."""
     task = loop.create_task(worker)
     while not task.done():
@@ -83,12 +88,14 @@ def run(loop: asyncio.AbstractEventLoop, worker: Coroutine[Any, Any, None]) -> N
             loop.run_until_complete(task)
         except SystemExit:
             logger.warning("a node called sys.exit()")
+            loop.call_soon(signals.take_wakeup_fd)
     task.result()
 
 
 async def work(
-    settings: Settings, url: str, worker_id: str, catalogue: Catalogue, loop: asyncio.AbstractEventLoop
-) -> None:
+    settings: Settings, url: str, worker_id: str, catalogue: Catalogue, loop: asyncio.AbstractEventLoop,
+    signals: StopSignals,
+) -> None:  # fmt: skip
     """Build the worker's parts and run it."""
     from arq.connections import ArqRedis
 
@@ -130,7 +137,14 @@ async def work(
         await catalogue.publish(registry)
     warm_models(settings)
     keeper = Keeper(
-        KeeperStore(connect_sync(url, answer_within=ANSWER_SECONDS), worker_id), settings.lease_seconds, loop, state
+        KeeperStore(
+            connect_sync(url, answer_within=ANSWER_SECONDS), worker_id, result_ttl_seconds=settings.result_ttl_seconds
+        ),
+        settings.lease_seconds,
+        loop,
+        state,
+        leave_at=lambda: signals.leave_at,
+        exit_process=exit_process,
     )
     runner = Runner(
         store,
@@ -149,12 +163,14 @@ async def work(
         runner=runner,
         housekeeping=housekeeping,
     )
+    signals.listen(loop, worker.handle_sig)
     logger.info("worker ready", graphs=worker.graphs, queues=settings.worker_queues, roles=settings.worker_roles)
     try:
         await worker.main()
     finally:
         await worker.close()
-        await threads.close()
+        if not worker.running:  # an attempt that does not stop may be using it
+            await threads.close()
 
 
 def load_catalogue(settings: Settings) -> Catalogue:
@@ -191,6 +207,14 @@ def serve_metrics(port: int) -> None:
         raise SettingsError(f"WORKER_METRICS_PORT is wrong: cannot listen on {port}: {error.strerror}") from None
 
 
+def exit_process(status: int) -> None:
+    """End without waiting for anything: threads of abandoned sync nodes must not hold up the exit."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
+
+
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop's, where there is one."""
     try:
@@ -205,7 +229,4 @@ if __name__ == "__main__":
         status = main()
     except KeyboardInterrupt:  # Ctrl-C before the worker was ready for it
         status = 128 + signal.SIGINT
-    # Threads of abandoned sync nodes must not hold up the exit.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    exit_process(status)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
 from typing import Literal, TypeVar
 
@@ -35,6 +36,9 @@ class EndReason(Enum):
     GONE = "the lease is gone"
 
 
+CURRENT: ContextVar[Lease] = ContextVar("lease")  # of the attempt that a task, or one that it has started, works for
+
+
 class Lease:
     """This worker's right to one job. Lives on the event loop; the keeper reports to it with `call_soon_threadsafe`."""
 
@@ -51,10 +55,11 @@ class Lease:
     def stoppable(self) -> Iterator[None]:
         """Within this block `end` cancels the task, and nowhere else: what an attempt came to is written undisturbed.
 
-        Raises `CancelledError` where the end has come before.
+        What the task does from here on is known to be this attempt's. Raises `CancelledError` where the end has come.
         """
         if self.reason is not None:
             raise asyncio.CancelledError
+        CURRENT.set(self)
         self._stoppable = asyncio.current_task()
         try:
             yield

@@ -37,7 +37,8 @@ logger = structlog.get_logger(__name__)
 FALL_BACK_SECONDS = 1.0
 HEALTH_SECONDS = 5
 CLAIM_BYTES = 32 * 1024 * 1024
-HAND_BACK_SECONDS = 5.0
+HAND_BACK_SECONDS = 3.0  # for attempts to stop; those that do not are abandoned
+ABANDON_SECONDS = 1.5
 Housekeeping = Callable[[], Awaitable[None]]
 
 
@@ -54,6 +55,7 @@ class JobWorker(ArqWorker):
             redis_pool=redis,
             max_jobs=settings.worker_concurrency,
             poll_delay=0,
+            handle_signals=False,  # the loop's handlers wait for the loop: see worker/signals.py
             health_check_interval=HEALTH_SECONDS,
             health_check_key=key("health"),
         )
@@ -93,22 +95,37 @@ class JobWorker(ArqWorker):
         self._hand_back()
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=HAND_BACK_SECONDS)
-        self.keeper.stop()
+        if self.running:
+            await self._abandon()
         await self.blocking.aclose()
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None
+        self.keeper.stop()  # last, for it sees to it that nothing that blocks the loop holds this up
 
-    def handle_sig(self, signum: signal.Signals) -> None:
-        """Claim no more, let jobs finish for `DRAIN_SECONDS`, hand the rest back; at a second signal, at once."""
+    async def _abandon(self) -> None:
+        """Hand back the jobs of attempts that do not stop, without them: the fence refuses what they still write."""
+        for lease in self.running.values():
+            lease.end(EndReason.GONE)
+            logger.warning("attempt does not stop, its job is handed back", job=lease.job.id, graph=lease.job.graph)
+        try:
+            async with asyncio.timeout(ABANDON_SECONDS):
+                await self.store.disown(self.keeper.store.worker, self._claims, [])
+        except (StoreError, TimeoutError) as error:
+            logger.warning("could not be handed back; the leases will run out", error=str(error))
+
+    def handle_sig(self, signum: signal.Signals, at: float | None = None) -> None:
+        """Claim no more, let jobs finish for `DRAIN_SECONDS`, hand the rest back; at a second signal, at once.
+
+        The seconds count from `at`, by the local monotonic clock: a blocked loop hears of its signal late.
+        """
         self._signals += 1
         logger.info("stopping", signal=signal.Signals(signum).name, running=len(self.running))
         self.stop_claiming()
         if self._signals > 1:
             self._hand_back()
         else:
-            self.loop.call_later(self.settings.drain_seconds, self._hand_back)
-
-    handle_sig_wait_for_completion = handle_sig
+            waited = 0.0 if at is None else time.monotonic() - at
+            self.loop.call_later(max(0.0, self.settings.drain_seconds - waited), self._hand_back)
 
     def stop_claiming(self) -> None:
         """Claim nothing more; `main` ends once what runs has ended or is handed back."""

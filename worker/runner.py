@@ -23,6 +23,7 @@ from worker.failures import Failure, backoff_seconds, describe_failure
 from worker.graphs.catalogue import Catalogue
 from worker.graphs.loading import AnyGraph
 from worker.lease import EndReason, FencedWriter, Lease, LeaseLost
+from worker.stopping import TimeLimitReached, run_until_stopped
 from worker.usage import UsageCounter
 
 logger = structlog.get_logger(__name__)
@@ -68,8 +69,7 @@ class Runner:
         started = time.perf_counter()
         try:
             try:
-                with lease.stoppable():
-                    outcome = await self._stream(writer, events, usage)
+                outcome = await self._outcome(writer, events, usage)
             except LeaseLost:
                 await events.close()
                 raise
@@ -90,16 +90,26 @@ class Runner:
         finally:
             JOB_RUN_SECONDS.labels(job.graph).observe(time.perf_counter() - started)
 
-    async def _stream(self, writer: FencedWriter, events: EventStream, usage: UsageCounter) -> Outcome:
+    async def _outcome(self, writer: FencedWriter, events: EventStream, usage: UsageCounter) -> Outcome:
+        """Run the graph within its time, until the lease asks for its end."""
+        request = _read_payload(writer.job)
+        limit = (request.get("limits") or {}).get("seconds") or self.job_timeout_seconds or None
+        with writer.lease.stoppable():
+            writer.lease.limit_to(limit)
+            try:
+                return await run_until_stopped(self._stream(request, writer, events, usage), limit)
+            except TimeLimitReached:
+                raise JobFailed("timeout", f"the attempt ran longer than {limit:g} seconds") from None
+
+    async def _stream(
+        self, request: dict[str, Any], writer: FencedWriter, events: EventStream, usage: UsageCounter
+    ) -> Outcome:
         job = writer.job
-        request = _read_payload(job)
         loaded = self.catalogue.graphs[job.graph]
         config = _run_config(job, request, usage)
-        limit = (request.get("limits") or {}).get("seconds") or self.job_timeout_seconds or None
         saver = await open_saver(writer, self.threads)
-        writer.lease.limit_to(limit)
         try:
-            async with asyncio.timeout(limit) as clock, loaded.open(config, saver) as graph:
+            async with loaded.open(config, saver) as graph:
                 given = await input_of(job, graph, config, saver, loaded.to_messages(request.get("input")))
                 wanted: list[StreamMode] = request.get("stream") or ["updates"]
                 modes: list[StreamMode] = list(dict.fromkeys(["values", "updates", *wanted]))
@@ -122,10 +132,6 @@ class Runner:
                         events.add(mode, _event_data(namespace, chunk))
                 if last is None:
                     last = (await graph.aget_state(config)).values
-        except TimeoutError as error:
-            if not clock.expired():
-                raise
-            raise JobFailed("timeout", f"the attempt ran longer than {limit:g} seconds") from error
         finally:
             await saver.stored.settled()  # what the attempt has come to is written after its last checkpoint
         if asked is not None:  # empty where the graph stops at a breakpoint

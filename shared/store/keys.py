@@ -22,7 +22,7 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:thread:<tenant>:<sha1>           hash    holder (ref), seq
     mas:line:<tenant>:<sha1>             zset    ref by seq: jobs parked behind their thread
     mas:head:<tenant>:<sha1>             hash    the checkpoint that the thread stands at, and its job (prelude.lua)
-    mas:head-before:<tenant>:<sha1>      hash    the head as that job found it
+    mas:head-before:<ref>                hash    the head of its thread as a job found it that has moved it
     mas:index:<tenant>:<graph>:<status>  zset    job id by creation time: each job is in exactly one
     mas:graphs:<tenant>                  set     graphs that have an index
     mas:index-thread:<tenant>:<sha1>     zset    job id by creation time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from redis import Redis as SyncRedis
@@ -13,20 +13,29 @@ from redis.asyncio import Redis
 from shared.store import scripts
 from shared.store.connection import run_sync
 from shared.store.errors import store_errors
+from shared.store.jobs import Ended
 from shared.store.keys import key
 
 HEARTBEAT_SECONDS = 1.0
 HEARTBEAT_TTL_MS = 5000
 FORGET_WORKER_MS = 24 * 3600 * 1000
 CATALOGUE_CHANGED = "catalogue"
+RESULT_TTL_SECONDS = 7 * 24 * 3600
+EVERY_CLAIM = 2**53 - 1  # no claim has a larger number
 
 
 class KeeperStore:
-    """What a worker's keeper thread does, on a synchronous connection of its own."""
+    """What a worker's keeper thread does, on a synchronous connection of its own.
 
-    def __init__(self, redis: SyncRedis, worker: str, *, clock_offset_ms: int = 0) -> None:
+    `result_ttl_seconds` is the retention of the jobs that it ends.
+    """
+
+    def __init__(
+        self, redis: SyncRedis, worker: str, *, result_ttl_seconds: int = RESULT_TTL_SECONDS, clock_offset_ms: int = 0
+    ) -> None:
         self.redis = redis
         self.worker = worker
+        self.result_ttl_ms = result_ttl_seconds * 1000
         self.clock_offset_ms = clock_offset_ms
 
     def renew(self, lease_seconds: float, held: list[tuple[str, int]]) -> list[str]:
@@ -36,6 +45,24 @@ class KeeperStore:
             self.redis, scripts.RENEW, self.clock_offset_ms, self.worker, int(lease_seconds * 1000), *flat
         )
         return [answer.decode() for answer in answers]
+
+    def fail(self, ref: str, attempt: int, error: bytes) -> Literal["done", "already", "gone"]:
+        """End the round as failed; `error` is its JSON."""
+        answer = run_sync(
+            self.redis, scripts.FINISH, self.clock_offset_ms, self.worker, ref, attempt,
+            "failed", "", self.result_ttl_ms, 1, "error", error,
+        )  # fmt: skip
+        return answer.decode()  # type: ignore[no-any-return]
+
+    def hand_back_all(self) -> list[Ended]:
+        """Hand back all that the worker holds, also what it has claimed and not heard of: nothing is claimed any more.
+
+        No try is counted. Gives what was handed back, with its status now.
+        """
+        answers = run_sync(
+            self.redis, scripts.DISOWN, self.clock_offset_ms, self.worker, EVERY_CLAIM, self.result_ttl_ms
+        )
+        return [Ended(name.decode(), graph.decode(), status.decode()) for name, graph, status in answers]
 
     def heartbeat(self, state: Mapping[str, Any]) -> None:
         """Say that this worker lives; unsaid for five seconds, it is gone from the list."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import Client
-from tests.servers import PROJECT, Gateway, Process, Processes, wait_until
+from tests.servers import PROJECT, Gateway, Process, Processes, Valkey, wait_until
 
 GRAPHS = str(PROJECT / "tests" / "projects" / "basic" / "langgraph.json")
 
@@ -24,15 +24,23 @@ class Service:
 
     def start_workers(self, count: int = 1, **environment: str) -> list[Process]:
         """Start workers, and wait until they are on the list."""
-        before = len(self.live_workers())
+        started = [self.start_worker(**environment) for _ in range(count)]
+        self.wait_for(*started)
+        return started
+
+    def start_worker(self, **environment: str) -> Process:
+        """Start a worker, which is not up yet."""
         settings = {
             "GRAPHS_CONFIG": GRAPHS,
             "WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
             **environment,
         }
-        started = [self.processes.worker(self.redis_url, **settings) for _ in range(count)]
-        wait_until(lambda: len(self.live_workers()) == before + count, 30, what="the workers are up")
-        return started
+        return self.processes.worker(self.redis_url, **settings)
+
+    def wait_for(self, *workers: Process) -> None:
+        """Wait until these are on the list."""
+        pids = {worker.pid for worker in workers}
+        wait_until(lambda: pids <= {one["pid"] for one in self.live_workers()}, 30, what="the workers are up")
 
     def live_workers(self) -> list[dict[str, object]]:
         return list(self.client.http.get("/workers").json()["items"])
@@ -43,6 +51,18 @@ def service(processes: Processes, valkey_url: str) -> Iterator[Service]:
     started = Service(processes, valkey_url)
     with started.client:
         yield started
+
+
+@pytest.fixture(scope="module")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for all tests of a file, on a Valkey of its own: they keep apart by their queues and threads."""
+    folder = tmp_path_factory.mktemp("service")
+    valkey = Valkey(folder / "valkey")
+    with Processes(folder / "processes") as processes:
+        started = Service(processes, valkey.url)
+        with started.client:
+            yield started
+    valkey.stop()
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
         super().__init__(serde=inner.serde)
         self.inner = inner
         self.head = head
+        self._shared = set(head.checkpoints.values())  # a stale attempt may write to these too
         self._pins: list[Pin] = []
 
         async def write_pins() -> None:
@@ -118,8 +119,11 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        await self.inner.aput_writes(config, writes_to_store(writes), task_id, task_path)
+        own = writes_to_store(writes)
+        await self.inner.aput_writes(config, own, task_id, task_path)
         place = config["configurable"]
+        if place["checkpoint_id"] in self._shared and not await self._has(config, own, task_id):
+            return  # the task runs again, should another attempt go on from here
         await self._pin((place.get("checkpoint_ns", ""), place["checkpoint_id"], task_id))
 
     def alist(
@@ -150,6 +154,15 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
         clone = copy.copy(self)
         clone.inner, clone.serde = inner, inner.serde
         return clone
+
+    async def _has(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str) -> bool:
+        """Whether the database has these writes of a task: it keeps what came first, be it a stale attempt's."""
+        found = await self.inner.aget_tuple(config)
+        kept = [(channel, value) for task, channel, value in (found and found.pending_writes) or [] if task == task_id]
+        packed = [(channel, self.serde.dumps_typed(value)) for channel, value in kept]
+        # As read back, for what is read may not be packed as what was written.
+        read_back = [(channel, self.serde.loads_typed(self.serde.dumps_typed(value))) for channel, value in writes]
+        return all((channel, self.serde.dumps_typed(value)) in packed for channel, value in read_back)
 
     async def _pin(self, pin: Pin) -> None:
         self.head.move(pin)

@@ -50,7 +50,11 @@ async def _open_sqlite(resources: AsyncExitStack, url: str) -> BaseCheckpointSav
 
     path = Path(url.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = await resources.enter_async_context(aiosqlite.connect(path, timeout=SQLITE_LOCK_SECONDS))
+    # Each statement is its own transaction: an attempt that is stopped between a write and its commit would leave one
+    # open, and with it the database locked for all other workers.
+    connection = await resources.enter_async_context(
+        aiosqlite.connect(path, timeout=SQLITE_LOCK_SECONDS, isolation_level=None)
+    )
     await connection.execute("PRAGMA synchronous=NORMAL")
     saver = AsyncSqliteSaver(connection)
     deadline = time.monotonic() + SQLITE_LOCK_SECONDS

@@ -29,8 +29,14 @@ class Holder:
         self.redis: Redis = connect(url, answer_within=1)
         self.store = JobStore(self.redis, result_ttl_seconds=60)
         self._sync = connect_sync(url, answer_within=1)
-        loop = asyncio.get_running_loop()
-        self.keeper = Keeper(KeeperStore(self._sync, worker), LEASE_SECONDS, loop, lambda: {"id": worker})
+        self.left: list[int] = []
+        self.keeper = Keeper(
+            KeeperStore(self._sync, worker, result_ttl_seconds=60),
+            LEASE_SECONDS,
+            asyncio.get_running_loop(),
+            lambda: {"id": worker},
+            exit_process=self.left.append,
+        )
         self.keeper.start()
 
     async def claim(self, *, recover: bool = False) -> list[Claimed]:
@@ -47,7 +53,9 @@ class Holder:
 
     async def hold_one(self, job_id: str = "j1") -> Lease:
         """Submit a job and hold it."""
-        await self.store.submit(NewJob(tenant="acme", id=job_id, graph="echo", payload=b"{}", max_attempts=3))
+        fields = {"webhook_url": "https://example.com/hook"}
+        job = NewJob(tenant="acme", id=job_id, graph="echo", payload=b"{}", max_attempts=3, fields=fields)
+        await self.store.submit(job)
         asked_at = time.monotonic()
         (job,) = await self.claim()
         return self.keeper.hold(job, asked_at)
@@ -175,6 +183,78 @@ async def test_leases_outlive_a_redis_that_is_killed_and_comes_back_after_they_r
         assert await one.store.finish("w1", lease.job, "succeeded") == "done"
     finally:
         server.stop()
+
+
+# Leaving in the loop's place
+
+
+async def record(holder: Holder, job_id: str) -> dict[str, str]:
+    job = await holder.store.get("acme", job_id)
+    assert job is not None
+    return {name.decode(): value.decode() for name, value in job.record.items()}
+
+
+async def test_a_job_failed_by_the_keeper_ends_as_any_other(holders: Workers, valkey_url: str) -> None:
+    holder = holders(valkey_url)
+    lease = await holder.hold_one()
+    store, ref = holder.keeper.store, lease.job.ref
+    assert store.fail(ref, 2, b"{}") == "gone"
+    assert store.fail(ref, 1, b'{"code":"timeout"}') == "done"
+    assert store.fail(ref, 1, b'{"code":"timeout"}') == "already"
+    ended = await record(holder, "j1")
+    assert (ended["status"], ended["error"], ended["tries"]) == ("failed", '{"code":"timeout"}', "1")
+    assert await holder.redis.zcard(key("deliveries_due")) == 1
+    expires_at = await holder.redis.zscore(key("expiry"), ref)
+    assert 50 < expires_at / 1000 - time.time() <= 60
+    await until(lambda: lease.gone)  # the loop's own writes are over
+    assert await holder.store.finish("w1", lease.job, "succeeded") == "already"
+    assert (await record(holder, "j1"))["status"] == "failed"
+
+
+async def test_the_keeper_hands_back_all_that_the_worker_holds_and_all_that_is_on_its_way_to_it(
+    holders: Workers, valkey_url: str
+) -> None:
+    one, two = holders(valkey_url, "w1"), holders(valkey_url, "w2")
+    known = await one.hold_one("j1")
+    await one.hold_one("j2")
+    await one.store.cancel("acme", "j2")
+    unknown = NewJob(tenant="acme", id="j3", graph="echo", payload=b"{}", max_attempts=3)
+    await one.store.submit(unknown)
+    await one.claim()  # the blocked loop has not heard of it
+    handed_back = one.keeper.store.hand_back_all()
+    statuses = {ended.ref: (ended.graph, ended.status) for ended in handed_back}
+    queued, cancelled = ("echo", "queued"), ("echo", "cancelled")
+    assert statuses == {"acme:j1": queued, "acme:j2": cancelled, "acme:j3": queued}
+    assert one.keeper.store.hand_back_all() == []
+    for job_id in ("j1", "j3"):
+        back = await record(one, job_id)
+        assert (back["status"], back["attempt"], back["tries"]) == ("queued", "1", "0")
+    assert await one.claim() == []  # a claim that was on its way comes too late
+    assert await one.store.release("w1", known.job, "hand_back") == "gone"
+    assert sorted(job.id for job in await two.claim()) == ["j1", "j3"]
+
+
+async def test_a_job_that_blocks_the_loop_past_its_time_limit_is_failed_and_others_run_elsewhere_at_once(
+    holders: Workers, valkey_url: str
+) -> None:
+    one, two = holders(valkey_url, "w1"), holders(valkey_url, "w2")
+    blocker, other = await one.hold_one("j1"), await one.hold_one("j2")
+
+    async def attempt() -> None:
+        with blocker.stoppable():
+            blocker.limit_to(0.5)
+            deadline = time.monotonic() + 20
+            while not one.left and time.monotonic() < deadline:
+                time.sleep(0.01)  # noqa: ASYNC251 - blocks the event loop on purpose
+
+    await asyncio.wait([asyncio.create_task(attempt())])
+    assert one.left == [3]
+    failed = await record(one, "j1")
+    assert (failed["status"], failed["tries"]) == ("failed", "1")
+    assert '"the attempt ran longer than 0.5 seconds"' in failed["error"]
+    assert [job.ref for job in await two.claim()] == [other.job.ref]
+    assert [worker["id"] for worker in await Registry(two.redis).workers()] == ["w2"]
+    assert await one.store.finish("w1", other.job, "succeeded") == "gone"
 
 
 async def _is(read: Callable[[], Any], wanted: Any) -> bool:

@@ -216,3 +216,25 @@ async def test_what_an_attempt_came_to_is_written_undisturbed() -> None:
     await turns()
     release.set()
     assert await asyncio.wait_for(task, 1) == "written"
+
+
+# The time limit
+
+
+async def test_what_an_attempt_runs_is_overdue_once_its_seconds_are_over_and_what_it_writes_then_is_not() -> None:
+    lease = held()
+    assert lease.overdue_at is None
+    with lease.stoppable():
+        before = time.monotonic()
+        lease.limit_to(5)
+        assert lease.overdue_at is not None
+        assert before + 5 <= lease.overdue_at <= time.monotonic() + 5
+        assert lease.limit == 5
+    assert lease.overdue_at is None
+
+
+async def test_an_attempt_without_a_limit_is_never_overdue() -> None:
+    lease = held()
+    with lease.stoppable():
+        lease.limit_to(None)
+        assert lease.overdue_at is None

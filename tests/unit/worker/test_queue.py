@@ -341,7 +341,23 @@ async def test_a_second_signal_hands_back_at_once(make: Callable[..., Parts]) ->
     assert parts.runner.ended == {"j1 1": "STOPPING"}
 
 
-async def test_a_job_that_does_not_end_does_not_keep_the_worker_from_leaving(
+@pytest.mark.parametrize("waited", [1.8, 60])
+async def test_a_signal_that_a_blocked_loop_heard_late_has_used_up_some_of_the_drain(
+    make: Callable[..., Parts], waited: float
+) -> None:
+    parts = make()
+    parts.settings.drain_seconds = 2
+    parts.store.put(job(1))
+    parts.start()
+    await until(lambda: parts.runner.started)
+    heard_at = time.monotonic()
+    parts.worker.handle_sig(signal.SIGTERM, heard_at - waited)
+    await until(lambda: parts.runner.ended)
+    assert 2 - waited <= time.monotonic() - heard_at < 2
+    await parts.gone()
+
+
+async def test_the_job_of_an_attempt_that_does_not_stop_is_handed_back_without_it(
     make: Callable[..., Parts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_module, "HAND_BACK_SECONDS", 0.05)
@@ -350,8 +366,41 @@ async def test_a_job_that_does_not_end_does_not_keep_the_worker_from_leaving(
     parts.store.put(job(1))
     parts.start()
     await until(lambda: parts.runner.started)
+    (lease,) = parts.keeper.kept
     parts.worker.handle_sig(signal.SIGTERM)
-    await parts.gone()
+    with structlog.testing.capture_logs() as logs:
+        await parts.gone()
+    assert parts.store.disowned == [(len(parts.store.limits), [])]  # all that the worker holds, and all it has claimed
+    assert lease.gone  # it writes nothing more
+    assert [(line["job"], line["graph"]) for line in logs if "does not stop" in line["event"]] == [("j1", "echo")]
+    assert parts.keeper.stopped
+    parts.runner.finish("j1 1")
+    await until(lambda: parts.runner.ended)
+
+
+@pytest.mark.parametrize("answer", [StoreUnavailable("away"), None], ids=["away", "silent"])
+async def test_a_redis_that_is_away_does_not_keep_a_worker_with_such_an_attempt_from_leaving(
+    make: Callable[..., Parts], monkeypatch: pytest.MonkeyPatch, answer: Exception | None
+) -> None:
+    monkeypatch.setattr(queue_module, "HAND_BACK_SECONDS", 0.05)
+    monkeypatch.setattr(queue_module, "ABANDON_SECONDS", 0.05)
+    parts = make()
+
+    async def disown(*_: Any) -> list[Ended]:
+        if answer is not None:
+            raise answer
+        await asyncio.sleep(60)
+        return []
+
+    monkeypatch.setattr(parts.store, "disown", disown)
+    parts.runner.stubborn = True
+    parts.store.put(job(1))
+    parts.start()
+    await until(lambda: parts.runner.started)
+    parts.worker.handle_sig(signal.SIGTERM)
+    with structlog.testing.capture_logs():
+        await parts.gone()
+    assert parts.keeper.stopped
     parts.runner.finish("j1 1")
     await until(lambda: parts.runner.ended)
 

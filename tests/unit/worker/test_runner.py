@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,7 @@ from tests.attempts import Attempts, State, chain
 from tests.conditions import until
 from tests.job_queue import GRAPH, JobQueue
 from worker import lease as lease_module
+from worker import stopping
 from worker.encoding import to_json
 from worker.lease import EndReason, Lease
 from worker.offline import OfflineChatModel
@@ -427,6 +429,51 @@ async def test_a_node_that_swallows_its_cancellation_is_ended_nevertheless(
     lease, task = await started(attempts, chain(double, stubborn))
     lease.end(reason)
     assert (await task)["status"] == status
+
+
+async def test_a_node_that_never_heeds_its_end_is_left_to_itself_and_writes_nothing_more(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "STOP_SECONDS", 0.05)
+    go, done = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(_: State) -> State:
+        while not go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await go.wait()
+        done.set()
+        return {"x": "came to an end"}
+
+    lease, task = await started(attempts, chain(double, stubborn))
+    lease.end(EndReason.CANCEL)
+    record = await asyncio.wait_for(task, 5)
+    assert record["status"] == "cancelled"
+    events = await attempts.events()
+    go.set()
+    await done.wait()
+    await asyncio.sleep(0.05)
+    assert await attempts.record() == record
+    assert await attempts.events() == events
+
+
+@pytest.mark.parametrize("returns", [True, False], ids=["and ends", "and goes on"])
+async def test_the_time_limit_ends_a_node_that_swallows_its_cancellation(
+    run: Run, monkeypatch: pytest.MonkeyPatch, returns: bool
+) -> None:
+    monkeypatch.setattr(stopping, "STOP_SECONDS", 0.05)
+    release = asyncio.Event()
+
+    async def stubborn(_: State) -> State:
+        with contextlib.suppress(asyncio.CancelledError):
+            await release.wait()
+        while not returns and not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        return {"x": "came to an end"}
+
+    record = await asyncio.wait_for(run(chain(stubborn), limits={"seconds": 0.1}), 5)
+    release.set()
+    assert (record["status"], record["error"]["code"]) == ("failed", "timeout")
 
 
 class SlowStore:
