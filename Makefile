@@ -18,7 +18,7 @@ INTERPRETER := $(shell $(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.
 SYNCED := .venv/.synced-$(shell echo "$(INTERPRETER)" | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run gateway worker test lint types bench chaos deploy-test clean interpreter
+.PHONY: help setup run gateway worker test lint types bench chaos planted-bugs deploy-test clean interpreter
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,8 +47,11 @@ worker: $(SYNCED) ## Start one worker, as in production: set REDIS_URL and SECRE
 bench: $(SYNCED) ## Measure this service beside plain arq and the bare graph
 	@$(RUN) bench
 
-chaos: ## Kill parts of the service under load (to come)
-	@echo "make chaos: there are no chaos tests yet"
+chaos: $(SYNCED) ## Kill workers under load, for four minutes; reports/ gets the figures and the JUnit report
+	@$(RUN) pytest tests/chaos --junitxml=reports/chaos.xml
+
+planted-bugs: $(SYNCED) ## Plant bugs into the scripts, one after the other, and print what finds each
+	@$(RUN) tests.planted
 
 deploy-test: ## Test the deployment files (to come)
 	@echo "make deploy-test: there are no deployment files yet"

@@ -8,6 +8,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from shared.store import Claim, Claimed, DeliveryStore, JobStore, KeeperStore, NewJob, Submitted
+from shared.store.connection import run
 
 TENANT = "acme"
 GRAPH = "echo"
@@ -16,13 +17,27 @@ LEASE_SECONDS = 10.0
 WEBHOOK = {"webhook_url": "https://example.com/hook"}
 
 
+class RecordedStore(JobStore):
+    """A `JobStore` that can send a call once more, to the letter: the reply to the first was lost."""
+
+    sent: tuple[Any, ...]
+
+    async def _call(self, script: Any, *args: Any) -> Any:
+        self.sent = (script, self.clock_offset_ms, *args)
+        return await self.send(self.sent)
+
+    async def send(self, sent: tuple[Any, ...]) -> Any:
+        """Send what `sent` was at some time. Gives the raw answer."""
+        return await run(self.redis, *sent)
+
+
 class JobQueue:
     """A `JobStore` and a `DeliveryStore` on one server; jobs are named by their ids."""
 
     def __init__(self, redis: Redis, sync_redis: SyncRedis) -> None:
         self.redis = redis
         self.sync_redis = sync_redis
-        self.store = JobStore(redis, result_ttl_seconds=RETENTION_SECONDS)
+        self.store = RecordedStore(redis, result_ttl_seconds=RETENTION_SECONDS)
         self.deliveries = DeliveryStore(redis, ttl_seconds=RETENTION_SECONDS)
 
     def pass_time(self, seconds: float) -> None:

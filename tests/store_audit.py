@@ -4,66 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from redis import Redis
 
 from shared.store.keys import KEYS, digest, key
+from tests.store_dump import Dump, Record, read_all
 
 ENDED = {"succeeded", "failed", "cancelled"}
-Record = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Dump:
-    """What stands in Redis, by the short names of `shared.store.keys`, without their prefixes."""
-
-    hashes: dict[str, dict[str, Record]]
-    zsets: dict[str, dict[str, dict[str, float]]]
-    sets: dict[str, dict[str, set[str]]]
-    strings: dict[str, dict[str, str]]
-
-    @property
-    def jobs(self) -> dict[str, Record]:
-        return self.hashes["job"]
-
-    @property
-    def due(self) -> dict[str, float]:
-        """The due times of the jobs that are not due yet."""
-        return self.zsets["due"].get("", {})
-
-
-def read_all(redis: Redis) -> Dump:
-    """Read what belongs to jobs."""
-    names = sorted(name.decode() for name in redis.keys("*"))
-
-    def each(short: str) -> Iterator[tuple[str, str]]:
-        return ((name, name.removeprefix(KEYS[short])) for name in names if name.startswith(KEYS[short]))
-
-    return Dump(
-        hashes={
-            short: {
-                rest: {n.decode(): v.decode() for n, v in redis.hgetall(name).items()} for name, rest in each(short)
-            }
-            for short in ("job", "thread")
-        },
-        zsets={
-            short: {
-                rest: {member.decode(): score for member, score in redis.zrange(name, 0, -1, withscores=True)}
-                for name, rest in each(short)
-                if not rest.endswith(":for")
-            }
-            for short in ("lane", "solo", "line", "due", "leases", "expiry", "index", "index_thread")
-        },
-        sets={
-            short: {rest: {member.decode() for member in redis.smembers(name)} for name, rest in each(short)}
-            for short in ("lanes", "held")
-        },
-        strings={
-            short: {rest: (redis.get(name) or b"").decode(errors="replace") for name, rest in each(short)}
-            for short in ("running", "result")
-        },
-    )
 
 
 def audit(redis: Redis) -> list[str]:
@@ -73,7 +20,10 @@ def audit(redis: Redis) -> list[str]:
 
 def faults(dump: Dump) -> list[str]:
     """`audit` of what was read before."""
-    checks = (_wrong_places, _wrong_leases, _wrong_ends, _wrong_indexes, _wrong_threads)
+    checks = (
+        _wrong_places, _wrong_leases, _wrong_ends, _wrong_indexes, _wrong_threads, _wrong_heads, _wrong_belongings,
+        _wrong_deliveries,
+    )  # fmt: skip
     return [fault for check in checks for fault in check(dump)]
 
 
@@ -147,6 +97,11 @@ def _wrong_indexes(dump: Dump) -> Iterator[str]:
         found = [entry for entry in found if short == "index" or entry[0] not in unknown]
         if sorted(found) != sorted(wanted):
             yield f"{short} has {sorted(found)}, the records say {sorted(wanted)}"
+    for ref, job in dump.jobs.items():
+        if job["graph"] not in dump.sets["graphs"].get(ref.partition(":")[0], ()):
+            yield f"the graph of {ref} is not among the graphs that have an index"
+        if job["queue"] not in dump.sets["queues"].get("", ()):
+            yield f"the queue of {ref} is not among the queues"
 
 
 def _wrong_threads(dump: Dump) -> Iterator[str]:
@@ -162,9 +117,69 @@ def _wrong_threads(dump: Dump) -> Iterator[str]:
     for ref, job in dump.jobs.items():
         if "thread" not in job:
             continue
-        thread = f"{ref.partition(':')[0]}:{job['thread']}"
+        thread = _thread_of(ref, job)
         waits = ref in dump.due or ref in lines.get(thread, {})
         if job["status"] not in ENDED and not waits and holders.get(thread) != ref:
             yield f"{ref} is {job['status']} while its thread is held by {holders.get(thread)}"
         if job["thread"] != digest(job["thread_id"]):
             yield f"{ref} is of thread {job['thread_id']!r}, but stands in {job['thread']}"
+
+
+def _thread_of(ref: str, job: Record) -> str:
+    return f"{ref.partition(':')[0]}:{job['thread']}"
+
+
+def _wrong_heads(dump: Dump) -> Iterator[str]:
+    """A head names the job that moved it; one that has, and has not ended, moved it last."""
+    heads = dump.hashes["head"]
+    for thread, head in heads.items():
+        if "job" not in head:
+            yield f"the head of thread {thread} names no job: {head}"
+    for ref, job in dump.jobs.items():
+        if "stepped" in job and job["status"] not in ENDED:
+            moved_by = heads.get(_thread_of(ref, job), {}).get("job")
+            if moved_by != ref:
+                yield f"{ref} has moved the head of its thread, and so has {moved_by}"
+    for ref in dump.hashes["head_before"]:
+        if dump.jobs.get(ref, {"status": "succeeded"})["status"] == "succeeded":
+            yield f"a head is kept for {ref}, which cannot start again: {dump.jobs.get(ref)}"
+
+
+def _wrong_belongings(dump: Dump) -> Iterator[str]:
+    """Each job has its input, and nothing is left of a job that is gone, or kept for a round that is over."""
+    if set(dump.strings["input"]) != set(dump.jobs):
+        yield f"inputs are of {set(dump.strings['input'])}, jobs are {set(dump.jobs)}"
+    if not set(dump.lengths["events"]) <= set(dump.jobs):
+        yield f"events are left of {set(dump.lengths['events']) - set(dump.jobs)}"
+    for ref in dump.strings["resume"]:
+        job = dump.jobs.get(ref, {})
+        if job.get("status", "succeeded") in {"succeeded", "interrupted"} or "resumed" not in job:
+            yield f"an answer is kept for {ref}: {job}"
+    for ref in dump.hashes["checkpoints"]:
+        if dump.jobs.get(ref, {}).get("status", "succeeded") == "succeeded":
+            yield f"checkpoints are kept for {ref}: {dump.jobs.get(ref)}"
+    for worker, number in dump.strings["claims"].items():
+        if not number.isdigit():
+            yield f"the void claims of {worker} are {number}"
+
+
+def _wrong_deliveries(dump: Dump) -> Iterator[str]:
+    """Each delivery is in its job's list, once, and waits in exactly one place, with a record of that very end."""
+    listed = [(ref, job_id) for ref, ids in dump.lists["deliveries"].items() for job_id in ids]
+    found = [(fields.get("job"), dref.partition(":")[2]) for dref, fields in dump.hashes["delivery"].items()]
+    if len(set(listed)) < len(listed) or not set(found) <= set(listed):
+        yield f"deliveries are {sorted(found)}, the jobs' lists say {sorted(listed)}"
+    for dref, fields in dump.hashes["delivery"].items():
+        places = [
+            short
+            for short in ("deliveries_due", "deliveries_leases", "deliveries_expiry")
+            if dref in dump.zsets[short].get("", {})
+        ]
+        right = (
+            [["deliveries_due"], ["deliveries_leases"]] if fields["status"] == "pending" else [["deliveries_expiry"]]
+        )
+        if places not in right:
+            yield f"delivery {dref} is {fields['status']} and in {places}"
+        record = dump.hashes["delivery_record"].get(dref)
+        if record and not dref.endswith(f".{record['round']}.{record['status']}"):
+            yield f"delivery {dref} has a record of {record['status']} in round {record['round']}"

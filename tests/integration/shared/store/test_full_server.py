@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from redis import Redis as SyncRedis
@@ -84,6 +85,55 @@ async def test_so_is_each_job_of_a_batch_and_a_retry_and_a_redelivery(queue: Job
     assert contents(queue.sync_redis) == before
     queue.sync_redis.config_set("maxmemory", 0)
     assert isinstance((await queue.store.submit_many([queue.new("b")]))[0], Submitted)
+
+
+@pytest.mark.parametrize("start", ["checkpoint", "start"])
+async def test_a_retry_from_wherever_is_refused_and_leaves_the_thread_as_it_was(queue: JobQueue, start: Any) -> None:
+    for job_id in "ab":
+        await queue.submit(job_id, thread_id="t")
+        job = await queue.take()
+        assert await queue.store.pin("w1", job, [("", job_id, "")])
+        await queue.finish("w1", job, "failed")
+    fill(queue.sync_redis)
+    before = contents(queue.sync_redis)
+    with pytest.raises(StoreFull):
+        await queue.store.retry(TENANT, "b", start)
+    assert contents(queue.sync_redis) == before
+    queue.sync_redis.config_set("maxmemory", 0)
+    assert await queue.store.retry(TENANT, "b", start) == ("queued", "queued")
+
+
+async def test_a_resume_is_refused_before_anything_is_written_and_can_be_sent_again(queue: JobQueue) -> None:
+    await queue.submit("a")
+    await queue.finish("w1", await queue.take(), "interrupted", fields={"interrupts": b"[]"})
+    fill(queue.sync_redis)
+    before = contents(queue.sync_redis)
+    with pytest.raises(StoreFull):
+        await queue.store.resume(TENANT, "a", b"1")
+    assert contents(queue.sync_redis) == before
+    queue.sync_redis.config_set("maxmemory", 0)
+    assert await queue.store.resume(TENANT, "a", b"1") == ("queued", "queued")
+    assert (await queue.take()).answer == b"1"
+
+
+async def test_a_running_job_goes_on(queue: JobQueue) -> None:
+    await queue.submit("a")
+    await queue.submit("b", thread_id="t")
+    one, two = (await queue.claim()).jobs
+    fill(queue.sync_redis)
+    assert await queue.store.checkpoint("w1", one, {b"c": b"1"}, [])
+    assert await queue.store.checkpoints(one) == {b"c": b"1"}
+    assert await queue.store.pin("w1", two, [("", "1", ""), ("", "1", "t")])
+    assert await queue.store.head(two) == {b"job": two.ref.encode(), b"h:": b"1", b"w:": b"1 t"}
+
+
+async def test_a_claim_whose_reply_was_lost_is_disowned(queue: JobQueue) -> None:
+    await queue.submit("a")
+    await queue.claim("w1")
+    fill(queue.sync_redis)
+    assert len(await queue.store.disown("w1", 1, [])) == 1
+    assert await queue.claim_ids("w1", number=1) == []
+    assert await queue.claim_ids("w2") == ["a"]
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled", "interrupted"])

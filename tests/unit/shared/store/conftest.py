@@ -9,13 +9,14 @@ import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
+from tests.fakes import fake_server as new_server
 from tests.job_queue import JobQueue
 from tests.store_audit import audit
 
 
 @pytest.fixture
 def fake_server() -> fakeredis.FakeServer:
-    return fakeredis.FakeServer(server_type="valkey")
+    return new_server()
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def empty_server() -> Callable[[], tuple[Redis, SyncRedis]]:
     """Gives two connections to a server that is empty, each time it is called."""
 
     def connections() -> tuple[Redis, SyncRedis]:
-        server = fakeredis.FakeServer(server_type="valkey")
+        server = new_server()
         return fakeredis.FakeAsyncRedis(server=server), fakeredis.FakeRedis(server=server)
 
     return connections

@@ -90,6 +90,26 @@ async def test_a_claim_stops_once_its_payloads_are_large_enough(queue: JobQueue)
     assert await queue.claim_ids(max_bytes=1) == ["c"]
 
 
+async def test_a_claim_says_when_the_next_lease_ends(queue: JobQueue) -> None:
+    """For its worker may be lost: a worker without work looks again then."""
+    assert (await queue.claim()).next_seconds is None
+    await queue.submit("a")
+    assert (await queue.claim("w2")).next_seconds == LEASE_SECONDS
+    queue.pass_time(4)
+    assert (await queue.claim()).next_seconds == pytest.approx(LEASE_SECONDS - 4, abs=0.5)
+    await queue.submit("b", delay_ms=3_000)
+    assert (await queue.claim()).next_seconds == pytest.approx(3, abs=0.5)
+    queue.pass_time(3)
+    await queue.claim("w2")
+    assert (await queue.claim()).next_seconds == pytest.approx(LEASE_SECONDS - 7, abs=0.5)
+
+
+async def test_not_where_it_puts_no_leases_back(queue: JobQueue) -> None:
+    await queue.submit("a")
+    await queue.claim("w2")
+    assert (await queue.claim(recover=False)).next_seconds is None
+
+
 async def test_next_due_is_the_time_to_the_next_delayed_job(queue: JobQueue) -> None:
     await queue.submit("a", delay_ms=90_000)
     await queue.submit("b", delay_ms=30_000, graph="another")

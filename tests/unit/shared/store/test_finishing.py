@@ -186,6 +186,20 @@ async def test_a_backoff_runs_the_job_again_after_its_delay(queue: JobQueue) -> 
     assert (await queue.take()).record[b"tries"] == b"2"
 
 
+@pytest.mark.parametrize("kind", ["hand_back", "backoff"])
+async def test_the_late_end_of_a_released_attempt_is_gone(queue: JobQueue, kind: str) -> None:
+    await queue.submit("a")
+    old = await queue.take("w1")
+    await queue.store.release("w1", old, kind)
+    for _ in range(2):  # while nobody runs it, and while another attempt does
+        assert await queue.finish("w1", old) == "gone"
+        assert await queue.store.append("w1", old, [b"late"]) is False
+        assert await queue.store.release("w1", old, kind) == "already"
+        jobs = (await queue.claim("w1")).jobs
+    assert jobs == []
+    assert await queue.status("a") == "running"
+
+
 async def test_a_backoff_without_a_try_left_fails_with_its_error(queue: JobQueue) -> None:
     await queue.submit("a", max_attempts=1, fields=WEBHOOK)
     job = await queue.take()

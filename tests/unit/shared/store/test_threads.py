@@ -175,6 +175,18 @@ async def test_on_busy_cancel_ends_the_one_ahead_at_once_where_it_does_not_run(q
     assert await queue.claim_ids() == []
 
 
+@pytest.mark.parametrize("state", ["running", "waiting", "interrupted"])
+async def test_on_busy_cancel_tells_the_graph_of_the_job_that_it_ended(queue: JobQueue, state: str) -> None:
+    await queue.submit("a", thread_id="t", graph="of-a")
+    if state != "waiting":
+        job = await queue.take(graphs=["of-a"])
+        if state == "interrupted":
+            await queue.finish("w1", job, "interrupted")
+    answer = await queue.submit("b", thread_id="t", on_busy="cancel")
+    assert answer.ended_graph == ("" if state == "running" else "of-a")
+    assert (await queue.submit("c", thread_id="free", on_busy="cancel")).ended_graph == ""
+
+
 async def test_on_busy_cancel_starts_the_next_when_the_running_one_has_ended_and_not_before(queue: JobQueue) -> None:
     await queue.submit("a", thread_id="t")
     job = await queue.take()

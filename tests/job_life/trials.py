@@ -1,0 +1,42 @@
+"""Running the state machine: how often, how long, and from which seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+
+from tests.job_life import JobLife
+
+BATCHES = int(os.environ.get("JOB_LIFE_BATCHES", "5"))  # of the tests; more look deeper
+# From the tenth on hypothesis makes most examples by repeating parts of others, which here finds less than new ones.
+BATCH = settings(
+    max_examples=9,
+    stateful_step_count=40,
+    database=None,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+UNSHRUNK = settings(BATCH, phases=[Phase.generate])
+
+
+def try_out(connect: Callable[[], tuple[Redis, SyncRedis]], batches: int = BATCHES) -> None:
+    """Let jobs live on `connect()`, an empty server each time. Raises `AssertionError` with the shortest bad life."""
+    for _ in range(batches):
+        run_state_machine_as_test(_factory(lambda: JobLife(connect)), settings=BATCH)
+
+
+def try_out_seeded(machine: Callable[[], JobLife], batches: int) -> None:
+    """The same lives each time, and no search for a shorter one where one goes wrong."""
+    for number in range(batches):
+        run_state_machine_as_test(seed(number)(_factory(machine)), settings=UNSHRUNK)
+
+
+def _factory(machine: Callable[[], JobLife]) -> Any:
+    return lambda: machine()  # a seed stays with the function that it was given to

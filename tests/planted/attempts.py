@@ -1,0 +1,58 @@
+"""Planted bugs: the fence, calls that are sent twice, cancel marks, claims without a reply."""
+
+from __future__ import annotations
+
+from tests.planted.bug import Bug
+
+_FENCE = "return call('GET', KEY.running .. ref) == worker .. ' ' .. attempt end"
+_FENCE_OF = "not holds(ref, worker, attempt)"
+
+ATTEMPTS = [
+    Bug("no fence", "prelude", _FENCE, "return true end"),
+    Bug(
+        "a fence on the attempt alone",
+        "prelude",
+        _FENCE,
+        "return string.match(call('GET', KEY.running .. ref) or '', ' (%d+)$') == attempt end",
+    ),
+    Bug(
+        "a fence on the worker alone",
+        "prelude",
+        _FENCE,
+        "return string.match(call('GET', KEY.running .. ref) or '', '^(.+) %d+$') == worker end",
+    ),
+    Bug("no fence at finish", "finish", _FENCE_OF, "false"),
+    Bug("no fence at release", "release", _FENCE_OF, "false"),
+    Bug("no fence at append", "append", _FENCE_OF, "false"),
+    Bug("no fence at renew", "renew", "not holds(ref, worker, ARGV[i + 1])", "false"),
+    Bug("no fence at checkpoint", "checkpoint", _FENCE_OF, "false"),
+    Bug("no fence at pin", "pin", _FENCE_OF, "false"),
+    Bug("the lost attempt is not struck off the record", "claim", "call('HDEL', KEY.job .. ref, 'worker')", ""),
+    Bug("a submit that is sent twice is accepted twice", "submit", "if before then", "if false then"),
+    Bug("an idempotency key is not looked up", "submit", "if known then", "if false then"),
+    Bug("an idempotency key is not kept", "submit", "if idem then call('SET'", "if false then call('SET'"),
+    Bug("a finish that is sent twice is not known", "prelude", "return job and job.worker == worker", "return false"),
+    Bug("a release that is sent twice is not known", "release", "job.released == worker .. ' ' .. attempt", "false"),
+    Bug("a retry that is sent twice is not known", "retry", "if job.call == ARGV[4]", "if false"),
+    Bug("a resume that is sent twice is not known", "resume", "if job.call == ARGV[4]", "if false"),
+    Bug("a release ignores that its job is to be cancelled", "release", "if job.cancel then", "if false then"),
+    Bug("a lost job goes back though it is to be cancelled", "claim", "if job.cancel then", "if false then"),
+    Bug("a disowned job goes back though it is to be cancelled", "disown", "if job.cancel then", "if false then"),
+    Bug("an interrupt ignores that its job is to be cancelled", "finish", "and job.cancel then", "and false then"),
+    Bug("a cancel mark outlives its round", "prelude", "call('HDEL', KEY.job .. ref, 'cancel')", ""),
+    Bug(
+        "a cancel ends the round of an interrupt again",
+        "prelude",
+        "if job.status == 'interrupted' then",
+        "if false then",
+    ),
+    Bug(
+        "a claim that was given up takes jobs",
+        "claim",
+        ">= tonumber(ARGV[8]) then return",
+        ">= tonumber(ARGV[8]) and false then return",
+    ),
+    Bug("a disowned job has lost a try", "disown", "int(tonumber(job.tries) - 1)", "job.tries"),
+    Bug("a worker disowns what it knows", "disown", "and not known[ref .. ' ' .. job.attempt]", ""),
+    Bug("a worker disowns nothing", "disown", "and not known[ref .. ' ' .. job.attempt]", "and false"),
+]

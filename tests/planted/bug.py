@@ -1,0 +1,18 @@
+"""What a planted bug is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A piece of a script's text, which has to be there exactly once, and what stands there instead.
+
+    `script` is the name of a file in shared/store/scripts; what is wrong in the prelude is wrong in all of them.
+    """
+
+    name: str
+    script: str
+    right: str
+    wrong: str

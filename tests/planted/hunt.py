@@ -1,0 +1,89 @@
+"""Planting a bug into the scripts' texts, in memory, and letting the state machine look for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha1
+from pathlib import Path
+
+import fakeredis
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+
+from shared.store import scripts
+from tests.fakes import fake_server
+from tests.job_life import JobLife
+from tests.job_life.trials import try_out_seeded
+from tests.planted.bug import Bug
+
+FOLDER = Path(scripts.__file__).parent
+BATCHES = 6
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """How far the state machine went, and the rule that it saw broken; empty where it found nothing."""
+
+    broken: str
+    examples: int
+    steps: int
+    seconds: float
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    """Within this block the scripts have the bug. Raises `AssertionError` where its place is not there, or not once."""
+    text = (FOLDER / f"{bug.script}.lua").read_text("utf-8")
+    places = text.count(bug.right)
+    assert places == 1, f"{bug.name}: {bug.right!r} is in {bug.script}.lua {places} times: plant it anew"
+    known = [script for script in vars(scripts).values() if isinstance(script, scripts.Script)]
+    right = {script: (script.text, script.sha) for script in known}
+    for script in known:
+        script.text = script.text.replace(text, text.replace(bug.right, bug.wrong))
+        script.sha = sha1(script.text.encode(), usedforsecurity=False).hexdigest()
+    assert any(script.text != right[script][0] for script in known)
+    try:
+        yield
+    finally:
+        for script in known:
+            script.text, script.sha = right[script]
+
+
+class _Found(BaseException):
+    """Leaves hypothesis at once, which would live the same life again to report it."""
+
+
+class _Hunted(JobLife):
+    def teardown(self) -> None:
+        wrong = sys.exc_info()[1]
+        try:
+            super().teardown()
+        except AssertionError as error:
+            wrong = wrong or error
+        if isinstance(wrong, AssertionError):  # not where a script could not run: that is no bug to be found
+            raise _Found from wrong
+
+
+def hunt() -> Hunt:
+    """Run the state machine until it finds something wrong: on fakeredis, always the same way."""
+    started, machines, broken = time.perf_counter(), list[JobLife](), ""
+
+    def machine() -> JobLife:
+        machines.append(_Hunted(_connect))
+        return machines[-1]
+
+    try:
+        try_out_seeded(machine, BATCHES)
+    except _Found as found:
+        broken = str(found.__cause__)
+    seconds = time.perf_counter() - started
+    return Hunt(broken, len(machines), sum(one.steps for one in machines), seconds)
+
+
+def _connect() -> tuple[Redis, SyncRedis]:
+    server = fake_server()
+    return fakeredis.FakeAsyncRedis(server=server), fakeredis.FakeRedis(server=server)

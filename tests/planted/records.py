@@ -1,0 +1,97 @@
+"""Planted bugs: sets and indexes, rounds and tries, deliveries."""
+
+from __future__ import annotations
+
+from tests.planted.bug import Bug
+
+RECORDS = [
+    Bug("a job that nobody holds stays leased", "prelude", "call('ZREM', KEY.leases, ref)", ""),
+    Bug(
+        "a worker's set keeps what it does not hold",
+        "prelude",
+        "if fence then call('SREM'",
+        "if false then call('SREM'",
+    ),
+    Bug(
+        "a job that is due stays among those that are not",
+        "claim",
+        "call('ZREM', KEY.due, ref)\n  local job",
+        "local job",
+    ),
+    Bug("a cancelled job stays among those not due", "prelude", "call('ZREM', KEY.due, ref)\n  final", "final"),
+    Bug("a job stays in its lane", "prelude", "if call('ZREM', lane, ref) == 1", "if call('ZSCORE', lane, ref)"),
+    Bug("an empty lane stays named", "prelude", "call('SREM', KEY.lanes", "call('SISMEMBER', KEY.lanes"),
+    Bug(
+        "a job that has run alone stays in line for it",
+        "claim",
+        "elseif idle then\n          call('ZREM', solo, ref)",
+        "elseif idle then",
+    ),
+    Bug("a job that is cancelled stays in line to run alone", "prelude", "call('ZREM', solo_key(job), ref)", ""),
+    Bug("a parked job that is cancelled stays in line", "prelude", "call('ZREM', line, ref)\n", "\n"),
+    Bug("the next of a thread stays in line", "prelude", "call('ZREM', line, waiting)", ""),
+    Bug(
+        "a job stays in the index of its old status",
+        "prelude",
+        "call('ZREM', index_key(ref, job, job.status), id_of(ref))",
+        "",
+    ),
+    Bug("an erased job stays in its index", "prelude", "call('ZREM', index, id)", ""),
+    Bug(
+        "an erased job stays in its thread's index",
+        "prelude",
+        "call('ZREM', KEY.index_thread .. tenant .. ':' .. job.thread, id)",
+        "",
+    ),
+    Bug("an erased job stays in retention", "prelude", "call('ZREM', KEY.expiry, ref)\n  if not job", "if not job"),
+    Bug("a job that runs again stays in retention", "prelude", "call('ZREM', KEY.expiry, ref)\nend", "end"),
+    Bug("an ended job is kept forever", "prelude", "call('ZADD', KEY.expiry,", "call('ZREM', KEY.expiry, ref,"),
+    Bug(
+        "a round has the number of the last one",
+        "prelude",
+        "int(tonumber(job.round) + 1), '0', '0'",
+        "job.round, '0', '0'",
+    ),
+    Bug(
+        "a resume goes on in the old round",
+        "resume",
+        "new_round(ref, job, ARGV[4])",
+        "call('HDEL', KEY.job .. ref, 'finished_at')",
+    ),
+    Bug(
+        "a job that runs again has the tries of its last round",
+        "prelude",
+        "job.round, 'tries', '0', 'lost', '0',",
+        "job.round,",
+    ),
+    Bug("a hand-back counts as a try", "release", "int(tonumber(job.tries) - 1)", "job.tries"),
+    Bug("a backoff does not count as a try", "release", "if kind == 'hand_back' then", "if true then"),
+    Bug("a lost worker does not count", "claim", "int(tonumber(job.lost) + 1)", "job.lost"),
+    Bug(
+        "a lost job is tried for ever",
+        "claim",
+        "elseif tonumber(job.tries) >= tonumber(job.max_attempts) then",
+        "elseif false then",
+    ),
+    Bug(
+        "a failing job is tried for ever",
+        "release",
+        "if kind == 'backoff' and tonumber(job.tries)",
+        "if false and tonumber(job.tries)",
+    ),
+    Bug(
+        "a lost job does not keep its rank",
+        "claim",
+        "requeue(ref, job, now)",
+        "job.rank = int(now) call('HSET', KEY.job .. ref, 'rank', job.rank) requeue(ref, job, now)",
+    ),
+    Bug(
+        "an end has two deliveries",
+        "prelude",
+        "create_delivery(ref, job, status, now)\n  notify",
+        "create_delivery(ref, job, status, now)\n  create_delivery(ref, job, status, now)\n  notify",
+    ),
+    Bug("an end has no delivery", "prelude", "create_delivery(ref, job, status, now)\n  notify", "notify"),
+    Bug("an interrupt has no delivery", "finish", "create_delivery(ref, job, 'interrupted', now)", ""),
+    Bug("a delivery is created and never due", "prelude", "call('ZADD', KEY.deliveries_due, int(now), dref)", ""),
+]
