@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
@@ -41,6 +42,7 @@ class Lives(Mishaps):
                 self.check()
 
     def move(self, random: Random, ref: str, move: str) -> None:
+        note(f"{ref}: {move}")
         worker, job = next((attempt for attempt in self.running() if attempt[1].ref == ref), ("", None))
         if move == "cancel":
             self.cancel(ref)

@@ -18,6 +18,7 @@ BATCHES = int(os.environ.get("JOB_LIFE_BATCHES", "5"))  # of the tests; more loo
 BATCH = settings(
     max_examples=9,
     stateful_step_count=40,
+    phases=[Phase.generate, Phase.shrink],
     database=None,
     deadline=None,
     report_multiple_bugs=False,

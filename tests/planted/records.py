@@ -56,7 +56,7 @@ RECORDS = [
         "a resume goes on in the old round",
         "resume",
         "new_round(ref, job, ARGV[4])",
-        "call('HDEL', KEY.job .. ref, 'finished_at')",
+        "call('HSET', KEY.job .. ref, 'call', ARGV[4]) call('HDEL', KEY.job .. ref, 'finished_at')",
     ),
     Bug(
         "a job that runs again has the tries of its last round",

@@ -19,4 +19,5 @@ from tests.unit.shared.store.test_scripts import *  # noqa: F403
 from tests.unit.shared.store.test_submitting import *  # noqa: F403
 from tests.unit.shared.store.test_tenants import *  # noqa: F403
 from tests.unit.shared.store.test_threads import *  # noqa: F403
+from tests.unit.shared.store.test_waking import *  # noqa: F403
 from tests.unit.shared.store.test_workers import *  # noqa: F403
