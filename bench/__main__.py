@@ -1,18 +1,15 @@
-"""`python -m bench` (or `make bench`): measures everything in one run, prints the table and keeps it."""
+"""`python -m bench` (or `make bench`): measures everything, prints the tables and keeps them in `results.md`.
+
+`python -m bench service` and `python -m bench savers` measure that part, and replace its section only.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,17 +17,11 @@ import psutil
 import redis
 
 from bench.claims import measure as claims
-from bench.processes import ROOT, gateway, until, valkey, worker, workers_ready
+from bench.processes import child, gateway, until, valkey, worker, workers_ready
+from bench.report import conditions, keep, table
+from bench.savers import measure as savers
 
-RESULTS = ROOT / "bench" / "results.md"
 Row = tuple[str, str, str]
-
-
-def child(module: str, *args: str | int) -> dict[str, float]:
-    """Run a measuring process of ours and read the JSON it prints."""
-    command = [sys.executable, "-m", module, *map(str, args)]
-    answer: dict[str, float] = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
-    return answer
 
 
 def finished(url: str, before: int, jobs: int) -> None:
@@ -128,28 +119,21 @@ def run(repeats: int, jobs: int) -> list[Row]:
     return rows
 
 
-def write(rows: list[Row], repeats: int) -> None:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=False
-    ).stdout
-    header = [
-        "# Results",
-        "",
-        f"Commit {commit.decode().strip() or '?'}, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, "
-        f"{platform.machine()}, Python {platform.python_version()}. Valkey with `appendfsync always`; "
-        "load, gateway, workers and Valkey share the cores. "
-        f"Median of {repeats} runs, least and most in brackets. Made by `make bench`; only ratios travel.",
-        "",
-        "| what | figure | ratio |",
-        "| --- | --- | --- |",
-    ]
-    RESULTS.write_text("\n".join([*header, *(f"| {' | '.join(row)} |" for row in rows), ""]))
-    print(f"kept in {RESULTS.relative_to(ROOT)}")
+def service(repeats: int, jobs: int) -> None:
+    """Measure the service as a whole, print and keep."""
+    rows = run(repeats, jobs)
+    servers = "Valkey with `appendfsync always`; load, gateway, workers and Valkey share the cores."
+    keep("Service", f"{conditions(repeats)} {servers}\n\n{table(('what', 'figure', 'ratio'), rows)}")
 
+
+PARTS = {"service": (service, 2000), "savers": (savers, 300)}
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    options.add_argument("part", nargs="?", choices=PARTS, help="what to measure; everything, if not given")
     options.add_argument("--repeats", type=int, default=3)
-    options.add_argument("--jobs", type=int, default=2000)
+    options.add_argument("--jobs", type=int, help="jobs of a run")
     asked = options.parse_args()
-    write(run(asked.repeats, asked.jobs), asked.repeats)
+    for part in [asked.part] if asked.part else PARTS:
+        measure, jobs = PARTS[part]
+        measure(asked.repeats, asked.jobs or jobs)

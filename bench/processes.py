@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -31,6 +32,13 @@ def valkey(folder: Path) -> Iterator[str]:
         yield f"redis://127.0.0.1:{server.port}/0"
     finally:
         server.stop()
+
+
+def child(module: str, *args: str | int) -> dict[str, float]:
+    """Run a measuring process of ours and read the JSON it prints."""
+    command = [sys.executable, "-m", module, *map(str, args)]
+    answer: dict[str, float] = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    return answer
 
 
 @contextmanager
