@@ -30,9 +30,12 @@ class Clients(Machine):
         idempotency_key=st.sampled_from(["", "", "", "k"]),
         fingerprint=st.sampled_from(["f", "f", "g"]),
     )
-    def submit(
-        self, graph: str, thread_id: str | None, on_busy: str, delay_ms: int | None, max_attempts: int, webhook: bool,
-        idempotency_key: str, fingerprint: str, **options: Any,
+    def submit(self, **options: Any) -> None:
+        self.submit_job(**options)
+
+    def submit_job(
+        self, graph: str, thread_id: str | None, on_busy: str, delay_ms: int | None = None, max_attempts: int = 2,
+        webhook: bool = True, idempotency_key: str = "", fingerprint: str = "f", **options: Any,
     ) -> None:  # fmt: skip
         self.submitted += 1
         job_id = f"job{999 - self.submitted}"  # the order of names is not the order of arrival

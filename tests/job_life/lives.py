@@ -15,13 +15,13 @@ from tests.job_queue import LEASE_SECONDS
 
 FIELDS = ["c1", "c2", "c3"]
 MOVES = {
-    "queued": ["claim", "claim", "claim", "claim", "cancel"],
+    "queued": ["claim", "claim", "claim", "claim", "cancel", "follow"],
     "running": [
         "step", "step", "step", "fail", "fail", "interrupt", "interrupt", "succeed", "back off", "back off",
-        "hand back", "freeze", "freeze", "freeze", "lose", "cancel", "cancel",
+        "hand back", "freeze", "freeze", "freeze", "lose", "cancel", "cancel", "follow",
     ],
-    "interrupted": ["resume", "resume", "resume", "cancel"],
-    "failed": ["retry", "retry", "retry from start", "retry from start", "erase"],
+    "interrupted": ["resume", "resume", "resume", "cancel", "follow"],
+    "failed": ["retry", "retry", "retry from start", "retry from start", "erase", "follow"],
     "cancelled": ["retry", "retry", "retry from start", "retry from start", "erase"],
     "succeeded": ["erase"],
 }  # fmt: skip
@@ -46,6 +46,8 @@ class Lives(Mishaps):
         worker, job = next((attempt for attempt in self.running() if attempt[1].ref == ref), ("", None))
         if move == "cancel":
             self.cancel(ref)
+        elif move == "follow":
+            self.follow(ref, random.choice(["queue", "reject", "cancel", "cancel"]))
         elif move == "resume":
             self.resume(ref, random.choice(["1", '"yes"']))
         elif move in {"retry", "retry from start"}:
@@ -70,6 +72,12 @@ class Lives(Mishaps):
             if random.random() < 0.5:
                 self.check()
                 self.write_without_lease(worker, job, random.choice(WRITES))
+
+    def follow(self, ref: str, on_busy: str) -> None:
+        """Another job of the same thread comes."""
+        if self.model.jobs[ref].thread and self.count() < 7:
+            thread_id = self.before.jobs[ref]["thread_id"]
+            self.submit_job(graph=self.model.jobs[ref].graph, thread_id=thread_id, on_busy=on_busy)
 
     def next_step(self, random: Random) -> tuple[list[Pin], dict[str, str], list[str]]:
         """Pins of new checkpoints and of some that come late; fields that change and that go."""

@@ -35,7 +35,7 @@ ATTEMPTS = [
     Bug("a release that is sent twice is not known", "release", "job.released == worker .. ' ' .. attempt", "false"),
     Bug("a retry that is sent twice is not known", "retry", "if job.call == ARGV[4]", "if false"),
     Bug("a resume that is sent twice is not known", "resume", "if job.call == ARGV[4]", "if false"),
-    Bug("a release ignores that its job is to be cancelled", "release", "if job.cancel then", "if false then"),
+    Bug("a release for another try ignores the cancel mark", "release", "if job.cancel then", "if false then"),
     Bug("a lost job goes back though it is to be cancelled", "claim", "if job.cancel then", "if false then"),
     Bug("a disowned job goes back though it is to be cancelled", "disown", "if job.cancel then", "if false then"),
     Bug("an interrupt ignores that its job is to be cancelled", "finish", "and job.cancel then", "and false then"),
@@ -45,6 +45,12 @@ ATTEMPTS = [
         "prelude",
         "if job.status == 'interrupted' then",
         "if false then",
+    ),
+    Bug(
+        "on_busy=cancel ends the round of an interrupt again",
+        "submit",
+        "cancel_waiting(holder, ahead, ARGV[13])",
+        "call('ZREM', KEY.due, holder) leave_lane(holder, ahead) final(holder, ahead, 'cancelled', {}, nil, ARGV[13])",
     ),
     Bug(
         "a claim that was given up takes jobs",

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from shared.store.keys import key
 from tests.job_queue import GRAPH, LEASE_SECONDS, TENANT, WEBHOOK, JobQueue
+from tests.store_audit import audit
 
 
 async def test_jobs_of_a_lost_worker_are_first_in_line_at_their_old_rank(queue: JobQueue) -> None:
@@ -250,6 +251,7 @@ async def test_a_job_that_runs_alone_keeps_its_place_in_its_thread(queue: JobQue
 async def test_a_job_that_waits_to_run_alone_can_be_cancelled(queue: JobQueue) -> None:
     await lose_once(queue, "killer")
     assert (await queue.store.cancel(TENANT, "killer"))[0] == "cancelled"
+    assert audit(queue.sync_redis) == []
     assert await queue.claim_ids() == []
 
 
