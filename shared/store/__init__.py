@@ -7,7 +7,8 @@
 from shared.store.connection import connect, connect_blocking, connect_sync
 from shared.store.deliveries import ClaimedDelivery, DeliveryStore
 from shared.store.errors import StoreError, StoreFull, StoreUnavailable
-from shared.store.jobs import Claim, Claimed, Ended, JobStore, NewJob, StoredJob, Submitted
+from shared.store.job_values import Claim, Claimed, Ended, NewJob, StoredJob, Submitted
+from shared.store.jobs import JobStore
 from shared.store.listing import BadCursor, Filter, list_jobs
 from shared.store.notices import Notices
 from shared.store.workers import KeeperStore, Registry

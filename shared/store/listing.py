@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from shared.records import error_code
 from shared.store.errors import store_errors
-from shared.store.jobs import StoredJob
+from shared.store.job_values import StoredJob
 from shared.store.keys import digest, key, ref
 
 Position = tuple[int, str]

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from shared.store import scripts
 from shared.store.connection import run_sync
 from shared.store.errors import store_errors
-from shared.store.jobs import Ended
+from shared.store.job_values import Ended
 from shared.store.keys import key
 
 HEARTBEAT_SECONDS = 1.0

@@ -17,7 +17,7 @@ import structlog
 from shared.metrics import JOBS_RUNNING
 from shared.settings import Settings, load_settings
 from shared.store import Claim, Claimed, StoreUnavailable
-from shared.store.jobs import Ended
+from shared.store.job_values import Ended
 from tests.conditions import until
 from worker import queue as queue_module
 from worker.lease import EndReason, Lease
