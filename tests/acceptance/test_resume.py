@@ -227,13 +227,17 @@ def answered(shared_service: Service, tmp_path_factory: pytest.TempPathFactory) 
             accepted = client.http.post(f"/jobs/{ids[thread]}/resume", json={"value": {"yes": [1, None]}})
             assert accepted.status_code == 202, accepted.text
         ended = {thread: client.job(ids[thread], wait=30) for thread in threads}
-        told = [(request.headers["webhook-id"], orjson.loads(request.body)) for request in receiver.wait_for(4)]
+        told = [(request.headers["webhook-id"], orjson.loads(request.body)) for request in receiver.wait_for(4, 40)]
     return {
         thread: Answered(
             traces[thread],
             waiting[thread],
             ended[thread],
-            [message for message in told if message[1]["data"]["id"] == ids[thread]],
+            # Deliveries come in no order: each says which round it is of.
+            sorted(
+                (message for message in told if message[1]["data"]["id"] == ids[thread]),
+                key=lambda message: message[1]["data"]["round"],
+            ),
             worker,
             heir,
         )
