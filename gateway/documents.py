@@ -10,8 +10,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from gateway.errors import CODES, PROBLEM_JSON, ProblemDocument
-from shared.jobs import Delivery, JobRecord, JobRequest, JobStatus
+from shared.jobs import JobRecord, JobRequest, JobStatus
 from shared.records import API
+from shared.webhooks import Delivery
 
 JOB_ID = "019bfd3c6c9e7a42b5d0c4a1f2e38b67"
 MAX_BATCH = 1000

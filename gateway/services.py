@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.catalogue import Catalogue
 from gateway.notices import Waiters
 from shared.settings import Settings
-from shared.store import DeliveryStore, JobStore, Notices, Registry
+from shared.store import DeliveryLog, EndpointStore, JobStore, Notices, Registry
 
 # Below what the gateway waits for Redis in all, so that the reason for a failure is Redis' own.
 REDIS_SECONDS = 1.5
@@ -24,7 +24,8 @@ class Services:
     settings: Settings
     redis: Redis
     jobs: JobStore
-    deliveries: DeliveryStore
+    deliveries: DeliveryLog
+    endpoints: EndpointStore
     registry: Registry
     catalogue: Catalogue
     waiters: Waiters
@@ -40,7 +41,8 @@ def make_services(settings: Settings, redis: Redis, notices_redis: Redis) -> Ser
         settings=settings,
         redis=redis,
         jobs=jobs,
-        deliveries=DeliveryStore(redis, ttl_seconds=ttl),
+        deliveries=DeliveryLog(redis),
+        endpoints=EndpointStore(redis),
         registry=registry,
         catalogue=catalogue,
         waiters=Waiters(jobs, Notices(notices_redis), catalogue.invalidate),

@@ -57,6 +57,12 @@ class Target:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, which name the server that is asked."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
 
 def parse_url(url: str) -> Target:
     """Take a receiver's URL apart. Raises `AddressRefused` for all that clients disagree on how to read."""

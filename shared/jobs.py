@@ -186,28 +186,6 @@ class JobRecord(BaseModel):
     links: dict[str, str]
 
 
-class DeliveryAttempt(BaseModel):
-    """One try to deliver a webhook. `body` is the first 1 KB of the answer, `error` why there was none."""
-
-    at: datetime
-    status_code: int | None = None
-    duration_ms: int
-    error: str | None = None
-    body: str | None = None
-
-
-class Delivery(BaseModel):
-    """One webhook message to one URL, with its attempts."""
-
-    id: str
-    type: WebhookEvent
-    url: str
-    status: Literal["pending", "delivered", "failed"]
-    created_at: datetime
-    next_attempt_at: datetime | None = None
-    attempts: list[DeliveryAttempt]
-
-
 def rfc3339(milliseconds: int) -> str:
     """Milliseconds since the epoch as RFC 3339 in UTC, to the millisecond: `2026-01-31T12:00:00.000Z`."""
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)

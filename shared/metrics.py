@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
+DELIVERY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 6 * 3600, 24 * 3600, 72 * 3600)
 
 REGISTRY = CollectorRegistry()
 
@@ -29,6 +30,10 @@ JOB_RUN_SECONDS = Histogram(
 )
 LEASE_LOST = Counter("mas_lease_lost", "Attempts that ended because their lease was gone.", registry=REGISTRY)
 WEBHOOK_ATTEMPTS = Counter("mas_webhook_attempts", "Webhook deliveries tried.", ["outcome"], registry=REGISTRY)
+WEBHOOK_DELIVERY_SECONDS = Histogram(
+    "mas_webhook_delivery_seconds", "Seconds from an event to the first success of its delivery.",
+    buckets=DELIVERY_BUCKETS, registry=REGISTRY,
+)  # fmt: skip
 
 # A gateway has none of these: `register_worker_metrics` shows them.
 JOBS_RUNNING = Gauge("mas_jobs_running", "Attempts running in this worker.", registry=None)

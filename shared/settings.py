@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     # Webhooks
     webhook_allow_networks: Annotated[list[Network], NoDecode, BeforeValidator(_split)] = []
     webhook_timeout_seconds: float = Field(15, gt=0, le=300)
+    webhook_concurrency: int = Field(64, ge=1, le=1000)
+    webhook_host_concurrency: int = Field(16, ge=1, le=1000)
 
     # Models
     model_order: Annotated[list[Literal["qwen", "deepseek", "glm", "openai"]], NoDecode, BeforeValidator(_split)] = [

@@ -7,7 +7,17 @@ from typing import Any
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from shared.store import Claim, Claimed, DeliveryStore, JobStore, KeeperStore, NewJob, Submitted
+from shared.store import (
+    Claim,
+    Claimed,
+    DeliveryLog,
+    DeliveryStore,
+    EndpointStore,
+    JobStore,
+    KeeperStore,
+    NewJob,
+    Submitted,
+)
 from shared.store.connection import run
 
 TENANT = "acme"
@@ -32,18 +42,21 @@ class RecordedStore(JobStore):
 
 
 class JobQueue:
-    """A `JobStore` and a `DeliveryStore` on one server; jobs are named by their ids."""
+    """The stores of jobs, deliveries and endpoints on one server; jobs are named by their ids."""
 
     def __init__(self, redis: Redis, sync_redis: SyncRedis) -> None:
         self.redis = redis
         self.sync_redis = sync_redis
         self.store = RecordedStore(redis, result_ttl_seconds=RETENTION_SECONDS)
         self.deliveries = DeliveryStore(redis, ttl_seconds=RETENTION_SECONDS)
+        self.log = DeliveryLog(redis)
+        self.endpoints = EndpointStore(redis)
 
     def pass_time(self, seconds: float) -> None:
         """Move the clock of all scripts."""
         self.store.clock_offset_ms += round(seconds * 1000)
-        self.deliveries.clock_offset_ms = self.store.clock_offset_ms
+        for store in (self.deliveries, self.log, self.endpoints):
+            store.clock_offset_ms = self.store.clock_offset_ms
 
     def new(self, job_id: str, **options: Any) -> NewJob:
         options = {"tenant": TENANT, "graph": GRAPH, "payload": b"{}", "max_attempts": 3, **options}
@@ -89,4 +102,4 @@ class JobQueue:
 
     async def delivery_types(self, job_id: str) -> list[str]:
         """The types of a job's webhook messages, oldest first."""
-        return [delivery["type"] for delivery in await self.deliveries.of_job(TENANT, job_id)]
+        return [delivery["type"] for delivery in await self.log.of_job(TENANT, job_id)]

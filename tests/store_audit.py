@@ -22,7 +22,7 @@ def faults(dump: Dump) -> list[str]:
     """`audit` of what was read before."""
     checks = (
         _wrong_places, _wrong_leases, _wrong_ends, _wrong_indexes, _wrong_threads, _wrong_heads, _wrong_belongings,
-        _wrong_deliveries,
+        _wrong_deliveries, _wrong_hosts, _wrong_delivery_indexes, _wrong_addresses,
     )  # fmt: skip
     return [fault for check in checks for fault in check(dump)]
 
@@ -165,21 +165,66 @@ def _wrong_belongings(dump: Dump) -> Iterator[str]:
 
 def _wrong_deliveries(dump: Dump) -> Iterator[str]:
     """Each delivery is in its job's list, once, and waits in exactly one place, with a record of that very end."""
-    listed = [(ref, job_id) for ref, ids in dump.lists["deliveries"].items() for job_id in ids]
-    found = [(fields.get("job"), dref.partition(":")[2]) for dref, fields in dump.hashes["delivery"].items()]
+    deliveries = dump.hashes["delivery"]
+    listed = [(ref, name) for ref, names in dump.lists["deliveries"].items() for name in names]
+    found = [(fields["job"], dref.partition(":")[2]) for dref, fields in deliveries.items() if "job" in fields]
     if len(set(listed)) < len(listed) or not set(found) <= set(listed):
         yield f"deliveries are {sorted(found)}, the jobs' lists say {sorted(listed)}"
-    for dref, fields in dump.hashes["delivery"].items():
-        places = [
-            short
-            for short in ("deliveries_due", "deliveries_leases", "deliveries_expiry")
-            if dref in dump.zsets[short].get("", {})
-        ]
-        right = (
-            [["deliveries_due"], ["deliveries_leases"]] if fields["status"] == "pending" else [["deliveries_expiry"]]
-        )
+    for dref, fields in deliveries.items():
+        line = dump.zsets["host_line"].get(fields["host"], {})
+        leases, expiry = dump.zsets["deliveries_leases"].get("", {}), dump.zsets["deliveries_expiry"].get("", {})
+        places = [name for name, place in (("line", line), ("leases", leases), ("expiry", expiry)) if dref in place]
+        right = [["line"], ["leases"]] if fields["status"] == "pending" else [["expiry"]]
         if places not in right:
             yield f"delivery {dref} is {fields['status']} and in {places}"
+        if ("worker" in fields) != (dref in leases):
+            yield f"delivery {dref} is sent by {fields.get('worker')}, with its lease in {places}"
+        if "line" in places and line[dref] < int(fields["next_at"]):  # later: it was lost, or handed back
+            yield f"delivery {dref} is due at {line[dref]:.0f}, but says {fields['next_at']}"
         record = dump.hashes["delivery_record"].get(dref)
-        if record and not dref.endswith(f".{record['round']}.{record['status']}"):
+        if record and f"_{record['round']}_{record['status']}" not in dref:
             yield f"delivery {dref} has a record of {record['status']} in round {record['round']}"
+
+
+def _wrong_hosts(dump: Dump) -> Iterator[str]:
+    """Each host with a line is among the hosts, by the time of its next delivery, and knows what is sent to it."""
+    sending: dict[str, set[str]] = defaultdict(set)
+    for dref in dump.zsets["deliveries_leases"].get("", {}):
+        sending[dump.hashes["delivery"].get(dref, {}).get("host", "?")].add(dref)
+    if dump.sets["host_sending"] != sending:
+        yield f"hosts are being sent {dump.sets['host_sending']}, the leases say {dict(sending)}"
+    hosts = {}
+    for name, line in dump.zsets["host_line"].items():
+        host = dump.hashes["host"].get(name, {})
+        hosts[name] = float("inf") if "full" in host else max(min(line.values()), float(host.get("paused_until", 0)))
+        if "full" in host and name not in sending:
+            yield f"host {name} is full, and nothing is being sent to it"
+    if dump.zsets["hosts"].get("", {}) != hosts:
+        yield f"hosts are {dump.zsets['hosts']}, the lines say {hosts}"
+
+
+def _wrong_delivery_indexes(dump: Dump) -> Iterator[str]:
+    """Each delivery has one entry, of its target, status and last change."""
+    wanted = {
+        (dref, f"{fields['target']}:{fields['status']}", fields["changed_at"])
+        for dref, fields in dump.hashes["delivery"].items()
+    }
+    found = []
+    for name, members in dump.zsets["deliveries_index"].items():
+        tenant, _, rest = name.partition(":")
+        found += [(f"{tenant}:{delivery_id}", rest, f"{at:.0f}") for delivery_id, at in members.items()]
+    if sorted(found) != sorted(wanted):
+        yield f"deliveries are indexed as {sorted(found)}, they say {sorted(wanted)}"
+    for dref, fields in dump.hashes["delivery"].items():
+        if fields["target"] not in dump.sets["targets"].get(dref.partition(":")[0], ()):
+            yield f"the target of {dref} is not among those that have an index"
+
+
+def _wrong_addresses(dump: Dump) -> Iterator[str]:
+    """Exactly the disabled addresses are among the disabled, and the health of each URL is forgotten some day."""
+    health = {**dump.hashes["address"], **dump.hashes["endpoint"]}
+    disabled = {name for name, fields in health.items() if "disabled_at" in fields}
+    if set(dump.zsets["disabled"].get("", {})) != disabled:
+        yield f"disabled are {dump.zsets['disabled']}, the addresses say {disabled}"
+    if set(dump.zsets["addresses_expiry"].get("", {})) != set(dump.hashes["address"]):
+        yield f"URLs are kept until {dump.zsets['addresses_expiry']}, there are {set(dump.hashes['address'])}"

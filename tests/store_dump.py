@@ -12,12 +12,15 @@ from tests.fakes import values_in_memory
 
 Record = dict[str, str]
 _SHORT = {prefix: short for short, prefix in KEYS.items()}
-_HASHES = {"job", "thread", "checkpoints", "head", "head_before", "delivery", "delivery_record"}
+_HASHES = {
+    "job", "thread", "checkpoints", "head", "head_before",
+    "delivery", "delivery_record", "host", "endpoint", "address",
+}  # fmt: skip
 _ZSETS = {
     "lane", "solo", "line", "due", "leases", "expiry", "index", "index_thread",
-    "deliveries_due", "deliveries_leases", "deliveries_expiry",
+    "deliveries_index", "deliveries_leases", "deliveries_expiry", "hosts", "host_line", "addresses_expiry", "disabled",
 }  # fmt: skip
-_SETS = {"lanes", "held", "queues", "graphs"}
+_SETS = {"lanes", "held", "queues", "graphs", "targets", "host_sending"}
 _STRINGS = {"running", "result", "input", "resume", "claims"}
 _LISTS = {"deliveries"}
 _LENGTHS = {"events"}

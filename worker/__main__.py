@@ -67,9 +67,8 @@ def main() -> int:
         from worker.webhooks import sender_from_settings
 
         sender = sender_from_settings(settings, worker_id)
-        sender.start()
     try:
-        run(loop, work(settings, url, worker_id, catalogue, loop, signals), signals)
+        run(loop, work(settings, url, worker_id, catalogue, loop, signals, sender), signals)
     except Exception:
         logger.exception("worker failed")
         return 1
@@ -94,7 +93,7 @@ def run(loop: asyncio.AbstractEventLoop, worker: Coroutine[Any, Any, None], sign
 
 async def work(
     settings: Settings, url: str, worker_id: str, catalogue: Catalogue, loop: asyncio.AbstractEventLoop,
-    signals: StopSignals,
+    signals: StopSignals, sender: WebhookSender | None,
 ) -> None:  # fmt: skip
     """Build the worker's parts and run it."""
     from arq.connections import ArqRedis
@@ -143,6 +142,7 @@ async def work(
         settings.lease_seconds,
         loop,
         state,
+        sending=sender.sending if sender else lambda: (),
         leave_at=lambda: signals.leave_at,
         exit_process=exit_process,
     )
@@ -163,6 +163,8 @@ async def work(
         runner=runner,
         housekeeping=housekeeping,
     )
+    if sender is not None:
+        sender.start(lambda: keeper.may_recover)
     signals.listen(loop, worker.handle_sig)
     logger.info("worker ready", graphs=worker.graphs, queues=settings.worker_queues, roles=settings.worker_roles)
     try:

@@ -10,10 +10,10 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import certifi
 import httpcore
@@ -32,13 +32,18 @@ MAX_ADDRESSES = 4
 class Answer:
     """What came of a try: the answer's status, the first 1 KB of its body, and what went wrong with it.
 
-    `status_code` and `body` are None where no answer came, and `error` then says why.
+    `status_code` and `body` are None where no answer came, and `error` then says why, in words. `reason` says it to the
+    program, and means nothing where there is a status: the receiver was `silent` (no connection, no TLS, no status
+    line), our own check `refused` the address, or the message could not be made ready (`unready`).
+    `abort`: the answer's header asks for no more tries of this message.
     """
 
     status_code: int | None = None
     retry_after: str | None = None
     body: str | None = None
     error: str | None = None
+    abort: bool = False
+    reason: Literal["silent", "refused", "unready"] = "silent"
 
 
 class DeliveryClient:
@@ -77,6 +82,7 @@ class DeliveryClient:
         """Send `body` once, within `timeout_seconds` from look-up to the end; what goes wrong stands in the answer."""
         status: int | None = None
         retry_after: str | None = None
+        abort = False
         kept = bytearray()
         error: str | None = None
         try:
@@ -86,16 +92,17 @@ class DeliveryClient:
                     "POST", _httpcore_url(target), headers=[("Host", target.authority), *headers.items()], content=body
                 )
                 async with request as response:
-                    status, retry_after = response.status, _header(response, b"retry-after")
+                    status, retry_after = response.status, next(_headers(response, b"retry-after"), None)
+                    abort = _asks_to_abort(response)
                     await _read_start(response, kept)
         except AddressRefused as refusal:
-            error = f"refused: {refusal}"
+            return Answer(error=f"refused: {refusal}", reason="refused")
         except TimeoutError:
             missing = "answer" if status is None else "end of the answer"
             error = f"no {missing} within {self._timeout_seconds:g} s"
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as failure:
             error = _describe(failure)
-        return Answer(status, retry_after, None if status is None else kept.decode(errors="replace"), error)
+        return Answer(status, retry_after, None if status is None else kept.decode(errors="replace"), error, abort)
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
@@ -166,8 +173,13 @@ async def _read_start(response: httpcore.Response, kept: bytearray) -> None:
             break
 
 
-def _header(response: httpcore.Response, name: bytes) -> str | None:
-    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), None)
+def _headers(response: httpcore.Response, name: bytes) -> Iterator[str]:
+    return (value.decode("latin-1") for key, value in response.headers if key.lower() == name)
+
+
+def _asks_to_abort(response: httpcore.Response) -> bool:
+    tokens = (token for value in _headers(response, b"webhook-delivery") for token in value.split(","))
+    return any(token.strip().lower() == "abort-message" for token in tokens)
 
 
 def _httpcore_url(target: Target) -> httpcore.URL:

@@ -1,8 +1,9 @@
 """The keeper: a thread with a Redis connection of its own, so that a node that blocks the event loop keeps its lease.
 
-It renews all leases each third of a lease, says each second that the worker lives, hears of cancels at once over the
-worker's control list, and watches the event loop. What the loop cannot do while a node blocks it, the keeper does: it
-ends that node's job once its time limit is over, or hands all jobs back after SIGTERM, and leaves the process.
+It renews all leases each third of a lease, those of deliveries too, says each second that the worker lives, hears of
+cancels at once over the worker's control list, and watches the event loop. What the loop cannot do while a node blocks
+it, the keeper does: it ends that node's job once its time limit is over, or hands all jobs back after SIGTERM, and
+leaves the process.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import orjson
@@ -33,7 +34,7 @@ EXIT_OVERDUE = 3
 
 
 class Keeper:
-    """Keeps the leases of one worker process. `state` gives what its heartbeat says.
+    """Keeps the leases of one worker process. `state` gives what its heartbeat says, `sending` its deliveries.
 
     `leave_at` gives the local monotonic time at which all jobs are to be handed back, None while the worker is not
     stopping; `exit_process` ends the process with a status: 0 after a signal, 3 after a time limit was enforced.
@@ -46,6 +47,7 @@ class Keeper:
         loop: asyncio.AbstractEventLoop,
         state: Callable[[], dict[str, Any]],
         *,
+        sending: Callable[[], Sequence[tuple[str, int]]] = lambda: (),
         leave_at: Callable[[], float | None] = lambda: None,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
@@ -53,6 +55,7 @@ class Keeper:
         self.lease_seconds = lease_seconds
         self.loop = loop
         self.state = state
+        self.sending = sending
         self.leave_at = leave_at
         self.exit_process = exit_process
         self.connected_since: float | None = None
@@ -126,6 +129,8 @@ class Keeper:
             logger.warning("Redis is full, heartbeat refused", error=str(error))
 
     def _renew(self, now: float) -> None:
+        if sending := self.sending():
+            self.store.renew_deliveries(self.lease_seconds, sending)  # a sender learns when it records that one is gone
         leases = self._held()
         if not leases:
             return

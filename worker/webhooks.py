@@ -1,7 +1,7 @@
 """Sends webhook deliveries: claims those that are due, tries each once, records what came of it and what comes next.
 
-At least once: a sender that dies in the middle leaves the delivery leased, and another sends it again when the lease
-ends, under the same `webhook-id`.
+At least once: a sender that dies in the middle leaves the delivery leased, and when the lease ends another sends it
+again, under the same `webhook-id`. As long as a try is under way the keeper renews its lease.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-from shared.jobs import DeliveryAttempt
-from shared.metrics import WEBHOOK_ATTEMPTS
+from shared.metrics import WEBHOOK_ATTEMPTS, WEBHOOK_DELIVERY_SECONDS
 from shared.records import render_webhook_body
 from shared.settings import Network, Settings
 from shared.signing import default_secret, sign_headers, unseal
-from shared.store import ClaimedDelivery, DeliveryStore, connect, connect_blocking
+from shared.store import ClaimedDelivery, DeliveryStore, Recorded, StoreError, connect, connect_blocking
+from shared.store.deliveries import AddressState, HostState
+from shared.webhooks import DeliveryAttempt
 from worker.delivery_http import Answer, DeliveryClient
 from worker.delivery_schedule import Decision, decide
 
-CONCURRENCY = 32
-LEASE_MARGIN_SECONDS = 10.0  # beyond a try's own time: to record it, also through a short outage of Redis
 POLL_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -41,13 +40,16 @@ class Deliveries(Protocol):
     """The part of `shared.store.DeliveryStore` that a sender uses."""
 
     async def claim(
-        self, worker_id: str, *, lease_seconds: float, limit: int
+        self, worker_id: str, *, lease_seconds: float, limit: int, recover: bool = True
     ) -> tuple[list[ClaimedDelivery], float | None]: ...
 
     async def finish(
         self, worker_id: str, delivery: ClaimedDelivery, *, outcome: Literal["delivered", "retry", "failed"],
-        attempt: DeliveryAttempt, delay_seconds: float = 0, body: bytes,
-    ) -> bool: ...  # fmt: skip
+        attempt: DeliveryAttempt, body: bytes, delay_seconds: float = 0,
+        host: HostState = "ok", address: AddressState = "none",
+    ) -> Recorded | None: ...  # fmt: skip
+
+    async def release(self, worker_id: str, delivery: ClaimedDelivery) -> bool: ...
 
     async def wait(self, timeout: float) -> None: ...  # noqa: ASYNC109
 
@@ -66,7 +68,8 @@ class WebhookSender:
         secret_key: str,
         allow: Sequence[Network] = (),
         timeout_seconds: float = 15,
-        concurrency: int = CONCURRENCY,
+        lease_seconds: float = 10,
+        concurrency: int = 64,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._open_store = open_store
@@ -74,7 +77,7 @@ class WebhookSender:
         self._secret_key = secret_key
         self._allow = allow
         self._timeout_seconds = timeout_seconds
-        self._lease_seconds = timeout_seconds + LEASE_MARGIN_SECONDS
+        self._lease_seconds = lease_seconds
         self._concurrency = concurrency
         self._ssl_context = ssl_context
         self._log = structlog.get_logger(__name__).bind(worker=worker_id)
@@ -82,16 +85,18 @@ class WebhookSender:
         self._thread: threading.Thread | None = None
         self._stopping = asyncio.Event()
         self._drained_by = 0.0
-        self._sending: set[asyncio.Task[None]] = set()
+        self._may_recover: Callable[[], bool] = lambda: True
+        self._sending: dict[asyncio.Task[None], ClaimedDelivery] = {}
 
-    def start(self) -> None:
-        """Begin to send. Returns at once."""
+    def start(self, may_recover: Callable[[], bool] = lambda: True) -> None:
+        """Begin to send. Returns at once. `may_recover`: whether expired leases may be put back, see the keeper."""
+        self._may_recover = may_recover
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name="webhooks", daemon=True)
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Claim nothing more, and give the tries under way up to `timeout` seconds. What is not done then stays leased.
+        """Claim nothing more, and give the tries under way up to `timeout` seconds. The rest is handed back.
 
         Blocks; false where the thread still runs.
         """
@@ -101,6 +106,10 @@ class WebhookSender:
                 self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(timeout)
         return not self.alive
+
+    def sending(self) -> list[tuple[str, int]]:
+        """The (ref, attempt) of the deliveries under way, for whoever renews their leases. From any thread."""
+        return [(delivery.ref, delivery.attempt) for delivery in list(self._sending.values())]
 
     @property
     def alive(self) -> bool:
@@ -130,7 +139,7 @@ class WebhookSender:
                     failures += 1
                     self._log.warning("webhook_claim_failed", error=_summary(error), failures=failures)
                     await self._unless_stopped(asyncio.sleep(_backoff(failures)))
-            await self._drain()
+            await self._drain(store)
 
     async def _send_due(self, store: Deliveries, client: DeliveryClient) -> None:
         """Claim as many as there are free places, start to send them, and wait until there may be more to claim."""
@@ -138,24 +147,23 @@ class WebhookSender:
         if free == 0:
             await self._unless_stopped(asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED))
             return
-        lease_ends = time.monotonic() + self._lease_seconds
-        deliveries, next_due = await store.claim(self._worker_id, lease_seconds=self._lease_seconds, limit=free)
+        deliveries, next_due = await store.claim(
+            self._worker_id, lease_seconds=self._lease_seconds, limit=free, recover=self._may_recover()
+        )
         for delivery in deliveries:
-            task = asyncio.create_task(self._deliver(store, client, delivery, lease_ends))
-            self._sending.add(task)
+            task = asyncio.create_task(self._deliver(store, client, delivery))
+            self._sending[task] = delivery
             task.add_done_callback(self._tried)
         if len(deliveries) < free:
             wait = POLL_SECONDS if next_due is None else min(max(next_due, 0.01), POLL_SECONDS)
             await self._unless_stopped(store.wait(wait))
 
     def _tried(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
+        self._sending.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("webhook_try_broke_off", exc_info=error)  # a bug; the delivery comes back with its lease
 
-    async def _deliver(
-        self, store: Deliveries, client: DeliveryClient, delivery: ClaimedDelivery, lease_ends: float
-    ) -> None:
+    async def _deliver(self, store: Deliveries, client: DeliveryClient, delivery: ClaimedDelivery) -> None:
         at, started = datetime.now(UTC), time.monotonic()
         body = delivery.body or b""
         try:
@@ -163,7 +171,7 @@ class WebhookSender:
             headers = sign_headers(self._secrets(delivery), delivery.id, at, body)
             answer = await client.post(delivery.url, {**_HEADERS, **headers}, body)
         except Exception as error:  # what cannot even be made ready is on record too, and tried again
-            answer = Answer(error=f"could not be sent: {_summary(error)}")
+            answer = Answer(error=f"could not be sent: {_summary(error)}", reason="unready")
         decision = decide(answer, delivery.step, now=datetime.now(UTC), chance=_RANDOM.random())
         attempt = DeliveryAttempt(
             at=at,
@@ -172,33 +180,33 @@ class WebhookSender:
             error=decision.error,
             body=answer.body,
         )
-        await self._record(store, delivery, decision, attempt, body, lease_ends)
+        await self._record(store, delivery, decision, attempt, body)
 
     async def _record(
-        self, store: Deliveries, delivery: ClaimedDelivery, decision: Decision, attempt: DeliveryAttempt, body: bytes,
-        lease_ends: float,
-    ) -> None:  # fmt: skip
-        """Write the attempt down; while Redis is away, try until the lease ends."""
+        self, store: Deliveries, delivery: ClaimedDelivery, decision: Decision, attempt: DeliveryAttempt, body: bytes
+    ) -> None:
+        """Write the attempt down. An outage of Redis is waited out: it says then whether the lease is still held."""
         tried = self._log.bind(delivery=delivery.id, job=delivery.job_id, attempt=delivery.attempt)
         failures = 0
         while True:
             try:
                 recorded = await store.finish(
                     self._worker_id, delivery, outcome=decision.outcome, attempt=attempt,
-                    delay_seconds=decision.delay_seconds, body=body,
+                    body=body, delay_seconds=decision.delay_seconds, host=decision.host, address=decision.address,
                 )  # fmt: skip
                 break
-            except Exception as error:
+            except StoreError as error:
                 failures += 1
-                pause = _backoff(failures)
-                if time.monotonic() + pause >= lease_ends:
-                    tried.warning("webhook_attempt_not_recorded", error=_summary(error))
-                    return
-                await asyncio.sleep(pause)
-        if not recorded:
+                tried.warning("webhook_attempt_not_recorded", error=_summary(error), failures=failures)
+                await asyncio.sleep(_backoff(failures))
+        if recorded is None:
             tried.warning("webhook_lease_lost")
             return
         WEBHOOK_ATTEMPTS.labels(decision.outcome).inc()
+        if recorded.delay_seconds is not None:
+            WEBHOOK_DELIVERY_SECONDS.observe(recorded.delay_seconds)
+        if recorded.disabled is not None:
+            tried.warning("webhook_address_disabled", why=recorded.disabled, tenant=delivery.tenant, host=delivery.host)
         tried.info(
             "webhook_tried",
             outcome=decision.outcome,
@@ -209,8 +217,8 @@ class WebhookSender:
         )
 
     def _secrets(self, delivery: ClaimedDelivery) -> list[str]:
-        if delivery.secret is not None:
-            return [unseal(self._secret_key, delivery.secret)]
+        if delivery.secrets:
+            return [unseal(self._secret_key, secret) for secret in delivery.secrets]
         return [default_secret(self._secret_key, delivery.tenant)]
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, object]) -> None:
@@ -225,13 +233,18 @@ class WebhookSender:
         task.cancel()
         await asyncio.wait((task,))
 
-    async def _drain(self) -> None:
+    async def _drain(self, store: Deliveries) -> None:
+        """Wait for the tries under way, then break off those that are left and hand their deliveries back."""
         if self._sending:
             await asyncio.wait(self._sending, timeout=max(0.0, self._drained_by - time.monotonic()))
-        left = list(self._sending)
+        left = dict(self._sending)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        releases = (store.release(self._worker_id, delivery) for delivery in left.values())
+        for error in await asyncio.gather(*releases, return_exceptions=True):
+            if isinstance(error, Exception):
+                self._log.warning("webhook_not_handed_back", error=_summary(error))  # it comes back with its lease
 
 
 def sender_from_settings(settings: Settings, worker_id: str) -> WebhookSender:
@@ -244,7 +257,12 @@ def sender_from_settings(settings: Settings, worker_id: str) -> WebhookSender:
         # Longer than any wait, so that a Redis that went silent is noticed.
         blocking = connect_blocking(redis_url, answer_within=POLL_SECONDS + 2)
         try:
-            yield DeliveryStore(redis, blocking=blocking, ttl_seconds=settings.result_ttl_seconds)
+            yield DeliveryStore(
+                redis,
+                blocking=blocking,
+                ttl_seconds=settings.result_ttl_seconds,
+                host_concurrency=settings.webhook_host_concurrency,
+            )
         finally:
             await redis.aclose()
             await blocking.aclose()
@@ -255,6 +273,8 @@ def sender_from_settings(settings: Settings, worker_id: str) -> WebhookSender:
         secret_key=settings.require_secret_key(),
         allow=settings.webhook_allow_networks,
         timeout_seconds=settings.webhook_timeout_seconds,
+        lease_seconds=settings.lease_seconds,
+        concurrency=settings.webhook_concurrency,
     )
 
 

@@ -48,7 +48,8 @@ async def redeliver(
     caller: CurrentCaller,
     services: CurrentServices,
 ) -> Response:
-    outcome = await services.deliveries.redeliver(caller.tenant, job_id, delivery_id)
+    mine = delivery_id.startswith(f"{job_id}_")
+    outcome = await services.deliveries.redeliver(caller.tenant, delivery_id) if mine else "missing"
     if outcome == "missing":
         raise Problem("delivery_not_found", "This job has no such delivery; GET its deliveries for their ids.")
     if outcome == "sending":

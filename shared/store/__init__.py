@@ -1,30 +1,38 @@
 """Redis: the keys, the scripts and the only classes that know them.
 
-`JobStore` for jobs, `DeliveryStore` for webhooks, `Registry` and `KeeperStore` for workers and the catalogue,
-`list_jobs` for lists.
+`JobStore` for jobs, `list_jobs` for lists of them; for webhooks `DeliveryStore` (senders), `DeliveryLog` (clients) and
+`EndpointStore`; `Registry` and `KeeperStore` for workers and the catalogue.
 """
 
 from shared.store.connection import connect, connect_blocking, connect_sync
-from shared.store.deliveries import ClaimedDelivery, DeliveryStore
+from shared.store.deliveries import ClaimedDelivery, DeliveryStore, Recorded
+from shared.store.delivery_log import Backlog, DeliveryFilter, DeliveryLog
+from shared.store.endpoints import EndpointStore
 from shared.store.errors import StoreError, StoreFull, StoreUnavailable
 from shared.store.job_values import Claim, Claimed, Ended, NewJob, StoredJob, Submitted
 from shared.store.jobs import JobStore
-from shared.store.listing import BadCursor, Filter, list_jobs
+from shared.store.listing import Filter, list_jobs
 from shared.store.notices import Notices
+from shared.store.paging import BadCursor
 from shared.store.workers import KeeperStore, Registry
 
 __all__ = [
+    "Backlog",
     "BadCursor",
     "Claim",
     "Claimed",
     "ClaimedDelivery",
+    "DeliveryFilter",
+    "DeliveryLog",
     "DeliveryStore",
     "Ended",
+    "EndpointStore",
     "Filter",
     "JobStore",
     "KeeperStore",
     "NewJob",
     "Notices",
+    "Recorded",
     "Registry",
     "StoreError",
     "StoreFull",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from redis.asyncio import Redis
 
+from shared.addresses import parse_url
 from shared.store import scripts
 from shared.store.connection import Argument, run, run_many
 from shared.store.errors import store_errors
@@ -203,10 +204,10 @@ class JobStore:
         )
         return answer.decode()  # type: ignore[no-any-return]
 
-    async def expire(self, limit: int = 100) -> tuple[int, int]:
-        """Forget up to `limit` jobs and deliveries whose retention is over. Gives how many of each."""
-        jobs, deliveries = await self._call(scripts.EXPIRE, limit)
-        return int(jobs), int(deliveries)
+    async def expire(self, limit: int = 100) -> tuple[int, int, int]:
+        """Forget up to `limit` jobs, deliveries and failed URLs whose retention is over. Gives how many of each."""
+        jobs, deliveries, addresses = await self._call(scripts.EXPIRE, limit)
+        return int(jobs), int(deliveries), int(addresses)
 
     async def wait_for_work(
         self,
@@ -275,6 +276,9 @@ class JobStore:
         fields: dict[str, str | bytes] = {"max_attempts": str(job.max_attempts), **job.fields}
         if job.thread_id is not None:
             fields |= {"thread_id": job.thread_id, "thread": digest(job.thread_id)}
+        if "webhook_url" in fields:
+            url = str(fields["webhook_url"])
+            fields |= {"webhook_host": parse_url(url).origin, "webhook_address": digest(url)}
         return [
             self.clock_offset_ms, ref(job.tenant, job.id), job.graph, job.queue, job.priority,
             "" if job.delay_ms is None else job.delay_ms, "" if job.run_at_ms is None else job.run_at_ms,

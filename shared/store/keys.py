@@ -40,8 +40,20 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:delivery-output:<dref>           string  its output, where it is not too large
     mas:delivery-attempts:<dref>         list    attempts, JSON bytes
     mas:deliveries:<ref>                 list    delivery ids of one job
-    mas:deliveries-due, -leases, -expiry zset    dref by time
+    mas:deliveries-index:<tenant>:<target>:<status>
+                                         zset    delivery id by the time of its last change: each is in exactly one
+    mas:targets:<tenant>                 set     targets that have an index: endpoint ids, and "job" for URLs of jobs
+    mas:hosts                            zset    host by the time its next delivery may be claimed; inf while it is full
+    mas:host:<host>                      hash    full, limit, silent, pause, paused_until (scripts/deliveries.lua)
+    mas:host-line:<host>                 zset    dref by due time
+    mas:host-sending:<host>              set     drefs leased
+    mas:deliveries-leases, -expiry       zset    dref by time
     mas:deliveries-wake                  list    tokens that wake an idle sender
+    mas:endpoints:<tenant>               hash    endpoint id to its events ("*", or separated by commas)
+    mas:endpoint:<tenant>:<id>           hash    an endpoint, its sealed secrets and its health
+    mas:address:<tenant>:<sha1 of URL>   hash    the health of a URL that jobs name, kept while it fails or is disabled
+    mas:addresses-expiry                 zset    "<tenant>:<sha1>" by time
+    mas:disabled                         zset    "<tenant>:<endpoint id, or sha1>" by the time it was disabled
     mas:health-check                     string  what `arq --check` reads
     mas:room                             -       never there: deleting it is the write that a full Redis allows
     mas:aside:<ref>                      any     what stood where a record should have been
@@ -91,10 +103,20 @@ KEYS = {
     "delivery_output": "mas:delivery-output:",
     "delivery_attempts": "mas:delivery-attempts:",
     "deliveries": "mas:deliveries:",
-    "deliveries_due": "mas:deliveries-due",
+    "deliveries_index": "mas:deliveries-index:",
+    "targets": "mas:targets:",
+    "hosts": "mas:hosts",
+    "host": "mas:host:",
+    "host_line": "mas:host-line:",
+    "host_sending": "mas:host-sending:",
     "deliveries_leases": "mas:deliveries-leases",
     "deliveries_expiry": "mas:deliveries-expiry",
     "deliveries_wake": "mas:deliveries-wake",
+    "endpoints": "mas:endpoints:",
+    "endpoint": "mas:endpoint:",
+    "address": "mas:address:",
+    "addresses_expiry": "mas:addresses-expiry",
+    "disabled": "mas:disabled",
     "aside": "mas:aside:",
     "health": "mas:health-check",
     "room": "mas:room",

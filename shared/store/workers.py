@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -43,6 +43,14 @@ class KeeperStore:
         flat = [part for pair in held for part in pair]
         answers = run_sync(
             self.redis, scripts.RENEW, self.clock_offset_ms, self.worker, int(lease_seconds * 1000), *flat
+        )
+        return [answer.decode() for answer in answers]
+
+    def renew_deliveries(self, lease_seconds: float, sending: Sequence[tuple[str, int]]) -> list[str]:
+        """Lengthen the leases of these (ref, attempt) of deliveries; gives for each `held` or `gone`."""
+        flat = [part for pair in sending for part in pair]
+        answers = run_sync(
+            self.redis, scripts.DELIVERY_RENEW, self.clock_offset_ms, self.worker, int(lease_seconds * 1000), *flat
         )
         return [answer.decode() for answer in answers]
 

@@ -151,7 +151,7 @@ class Model:
         job.status, job.worker, job.marked, job.due = status, "", False, False
         job.events += 1
         if job.webhook:
-            self.deliveries.setdefault(ref, []).append(f"{ref.partition(':')[2]}.{job.round}.{status}")
+            self.deliveries.setdefault(ref, []).append(f"{ref.partition(':')[2]}_{job.round}_{status}")
         if status in {"interrupted", "succeeded"}:
             job.answer = ""
         if status == "succeeded":

@@ -5,10 +5,10 @@ from __future__ import annotations
 from tests.planted.bug import Bug
 
 RECORDS = [
-    Bug("a job that nobody holds stays leased", "prelude", "call('ZREM', KEY.leases, ref)", ""),
+    Bug("a job that nobody holds stays leased", "ends", "call('ZREM', KEY.leases, ref)", ""),
     Bug(
         "a worker's set keeps what it does not hold",
-        "prelude",
+        "ends",
         "if fence then call('SREM'",
         "if false then call('SREM'",
     ),
@@ -18,7 +18,7 @@ RECORDS = [
         "call('ZREM', KEY.due, ref)\n  local job",
         "local job",
     ),
-    Bug("a cancelled job stays among those not due", "prelude", "call('ZREM', KEY.due, ref)\n  final", "final"),
+    Bug("a cancelled job stays among those not due", "ends", "call('ZREM', KEY.due, ref)\n  final", "final"),
     Bug("a job stays in its lane", "prelude", "if call('ZREM', lane, ref) == 1", "if call('ZSCORE', lane, ref)"),
     Bug("an empty lane stays named", "prelude", "call('SREM', KEY.lanes", "call('SISMEMBER', KEY.lanes"),
     Bug(
@@ -36,19 +36,19 @@ RECORDS = [
         "call('ZREM', index_key(ref, job, job.status), id_of(ref))",
         "",
     ),
-    Bug("an erased job stays in its index", "prelude", "call('ZREM', index, id)", ""),
+    Bug("an erased job stays in its index", "ends", "call('ZREM', index, id)", ""),
     Bug(
         "an erased job stays in its thread's index",
-        "prelude",
+        "ends",
         "call('ZREM', KEY.index_thread .. tenant .. ':' .. job.thread, id)",
         "",
     ),
-    Bug("an erased job stays in retention", "prelude", "call('ZREM', KEY.expiry, ref)\n  if not job", "if not job"),
-    Bug("a job that runs again stays in retention", "prelude", "call('ZREM', KEY.expiry, ref)\nend", "end"),
-    Bug("an ended job is kept forever", "prelude", "call('ZADD', KEY.expiry,", "call('ZREM', KEY.expiry, ref,"),
+    Bug("an erased job stays in retention", "ends", "call('ZREM', KEY.expiry, ref)\n  if not job", "if not job"),
+    Bug("a job that runs again stays in retention", "ends", "call('ZREM', KEY.expiry, ref)\nend", "end"),
+    Bug("an ended job is kept forever", "ends", "call('ZADD', KEY.expiry,", "call('ZREM', KEY.expiry, ref,"),
     Bug(
         "a round has the number of the last one",
-        "prelude",
+        "ends",
         "int(tonumber(job.round) + 1), '0', '0'",
         "job.round, '0', '0'",
     ),
@@ -60,7 +60,7 @@ RECORDS = [
     ),
     Bug(
         "a job that runs again has the tries of its last round",
-        "prelude",
+        "ends",
         "job.round, 'tries', '0', 'lost', '0',",
         "job.round,",
     ),
@@ -87,11 +87,11 @@ RECORDS = [
     ),
     Bug(
         "an end has two deliveries",
-        "prelude",
-        "create_delivery(ref, job, status, now)\n  notify",
-        "create_delivery(ref, job, status, now)\n  create_delivery(ref, job, status, now)\n  notify",
+        "ends",
+        "create_deliveries(ref, job, status, now)\n  notify",
+        "create_deliveries(ref, job, status, now)\n  create_deliveries(ref, job, status, now)\n  notify",
     ),
-    Bug("an end has no delivery", "prelude", "create_delivery(ref, job, status, now)\n  notify", "notify"),
-    Bug("an interrupt has no delivery", "finish", "create_delivery(ref, job, 'interrupted', now)", ""),
-    Bug("a delivery is created and never due", "prelude", "call('ZADD', KEY.deliveries_due, int(now), dref)", ""),
+    Bug("an end has no delivery", "ends", "create_deliveries(ref, job, status, now)\n  notify", "notify"),
+    Bug("an interrupt has no delivery", "finish", "create_deliveries(ref, job, 'interrupted', now)", ""),
+    Bug("a delivery is created and never due", "deliveries", "enter_line(dref, host, now)\n  wake", "wake"),
 ]

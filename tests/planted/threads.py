@@ -74,7 +74,7 @@ THREADS = [
     Bug("an answer is given to the next question too", "finish", "call('UNLINK', KEY.resume .. ref)", ""),
     Bug(
         "checkpoints stay where nobody needs them",
-        "prelude",
+        "ends",
         "call('UNLINK', KEY.checkpoints .. ref, KEY.resume .. ref, KEY.head_before .. ref)",
         "",
     ),

@@ -1,38 +1,113 @@
--- delivery_claim: lease webhook deliveries that are due to this sender, those of lost senders first.
--- ARGV  1 offset, 2 worker, 3 lease in ms, 4 limit
--- Keys  deliveries-due, deliveries-leases, and the deliveries taken
--- Gives { ms until the next is due or -1, { { dref, delivery as flat list, record as flat list, output or '' }, … } }
-local worker, lease_ms, limit, now = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), now_ms()
+-- delivery_claim: lease webhook deliveries that are due to this sender, from the hosts that are being sent the fewest.
+-- ARGV  1 offset, 2 worker, 3 lease in ms, 4 limit, 5 how many may be sent to one host at once, 6 '1' to put expired leases back,
+--       7 retention in ms of those that come to rest here
+-- Keys  hosts, deliveries-leases, the lines of hosts, and the deliveries taken
+-- Gives { ms until the next is due or the next lease ends, or -1,
+--         { { dref, delivery as flat list, record as flat list, output or '', { sealed secret, … } }, … } }
+local BATCH = 100                    -- expired leases put back, and deliveries that come to rest, in one claim
+local HOSTS = 200                    -- hosts looked at by one claim
+local worker, lease_ms, limit, host_limit, ttl_ms = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7]
+local now = now_ms()
 make_room()
-for _, dref in ipairs(call('ZRANGEBYSCORE', KEY.deliveries_leases, '-inf', int(now), 'LIMIT', 0, 100)) do
-  call('ZREM', KEY.deliveries_leases, dref)
-  call('ZADD', KEY.deliveries_due, int(now), dref)
-end
-local taken = {}
-for _, dref in ipairs(call('ZRANGEBYSCORE', KEY.deliveries_due, '-inf', int(now), 'LIMIT', 0, limit)) do
-  call('ZREM', KEY.deliveries_due, dref)
-  if call('EXISTS', KEY.delivery .. dref) == 1 then
-    call('ZADD', KEY.deliveries_leases, int(now + lease_ms), dref)
-    call('HINCRBY', KEY.delivery .. dref, 'attempt', 1)
-    call('HSET', KEY.delivery .. dref, 'worker', worker)
-    taken[#taken + 1] = {
-      dref, call('HGETALL', KEY.delivery .. dref), call('HGETALL', KEY.delivery_record .. dref),
-      call('GET', KEY.delivery_output .. dref) or '',
-    }
+
+if ARGV[6] == '1' then
+  for _, dref in ipairs(call('ZRANGEBYSCORE', KEY.deliveries_leases, '-inf', int(now), 'LIMIT', 0, BATCH)) do
+    local host = call('HGET', KEY.delivery .. dref, 'host')
+    if host then
+      stop_sending(dref, host)
+      enter_line(dref, host, now)
+    else
+      call('ZREM', KEY.deliveries_leases, dref)
+    end
   end
 end
-local next_due = call('ZRANGE', KEY.deliveries_due, 0, 0, 'WITHSCORES')[2]
-local next_lease = call('ZRANGE', KEY.deliveries_leases, 0, 0, 'WITHSCORES')[2]
+
+local taken, rested = {}, 0
+
+-- Leases a delivery, unless there is nothing to be sent, or not there.
+local function take(host, dref)
+  local name, tenant = KEY.delivery .. dref, tenant_of(dref)
+  call('ZREM', KEY.host_line .. host, dref)
+  local fields = call('HMGET', name, 'status', 'target', 'url', 'type', 'secret', 'address')
+  local delivery = { status = fields[1], target = fields[2] }
+  if not delivery.status then return end -- deleted by hand
+  local secrets = { fields[5] or nil }
+  local address, address_name = address_of(tenant, delivery.target, fields[6])
+  local url, new_host, disabled_at, secret, old_secret, old_until =
+    unpack(call('HMGET', address, 'url', 'host', 'disabled_at', 'secret', 'old_secret', 'old_until'))
+  if delivery.target ~= 'job' then
+    if not url then
+      rested = rested + 1
+      return settle(dref, delivery, 'failed', now, ttl_ms, 'its endpoint was deleted')
+    end
+    if url ~= fields[3] then -- the endpoint has moved since
+      call('HSET', name, 'url', url, 'host', new_host)
+      if new_host ~= host then return enter_line(dref, new_host, now) end
+    end
+    secrets = { secret }
+    if old_secret and tonumber(old_until) > now then secrets[2] = old_secret end
+  end
+  if disabled_at and fields[4] ~= 'webhook.ping' then
+    keep_address(address_name, delivery.target, now)
+    rested = rested + 1
+    return settle(dref, delivery, 'held', now, ttl_ms, 'its address is disabled')
+  end
+  call('ZADD', KEY.deliveries_leases, int(now + lease_ms), dref)
+  call('SADD', KEY.host_sending .. host, dref)
+  call('HINCRBY', name, 'attempt', 1)
+  call('HSET', name, 'worker', worker)
+  taken[#taken + 1] = {
+    dref, call('HGETALL', name), call('HGETALL', KEY.delivery_record .. dref), call('GET', KEY.delivery_output .. dref) or '', secrets,
+  }
+  return true
+end
+
+-- The hosts that may be sent more, with what is due in their lines.
+local open = {}
+for _, host in ipairs(limit > 0 and call('ZRANGEBYSCORE', KEY.hosts, '-inf', int(now), 'LIMIT', 0, HOSTS) or {}) do
+  local silent, reduced = unpack(call('HMGET', KEY.host .. host, 'silent', 'limit'))
+  local allowed = math.min(host_limit, tonumber(reduced or host_limit))
+  if tonumber(silent or 0) >= BREAK_AFTER then allowed = 1 end
+  local sending = call('SCARD', KEY.host_sending .. host)
+  open[#open + 1] = {
+    host = host, sending = sending, allowed = allowed, at = 1,
+    due = sending < allowed and call('ZRANGEBYSCORE', KEY.host_line .. host, '-inf', int(now), 'LIMIT', 0, limit) or {},
+  }
+end
+
+local function next_host()
+  local best
+  for _, entry in ipairs(open) do
+    if entry.due[entry.at] and entry.sending < entry.allowed and (not best or entry.sending < best.sending) then best = entry end
+  end
+  return best
+end
+
+while #taken < limit and rested < BATCH do
+  local entry = next_host()
+  if not entry then break end
+  if take(entry.host, entry.due[entry.at]) then entry.sending = entry.sending + 1 end
+  entry.at = entry.at + 1
+end
+for _, entry in ipairs(open) do
+  if entry.sending >= entry.allowed then
+    call('HSET', KEY.host .. entry.host, 'full', '1')
+    call('PEXPIRE', KEY.host .. entry.host, HOST_KEPT_MS)
+  end
+  line_up(entry.host)
+end
+
 local wait = -1
-for _, at in ipairs({ next_due or false, next_lease or false }) do
-  if at then
+for _, queue in ipairs({ KEY.hosts, ARGV[6] == '1' and KEY.deliveries_leases or nil }) do
+  local at = call('ZRANGE', queue, 0, 0, 'WITHSCORES')[2]
+  if at and at ~= 'inf' then
     local ms = math.max(0, tonumber(at) - now)
     if wait < 0 or ms < wait then wait = ms end
   end
 end
-if #taken == limit and next_due then
-  call('RPUSH', KEY.deliveries_wake, '1')
-elseif #taken == 0 then
+if #taken == 0 and rested == 0 then
   call('DEL', KEY.deliveries_wake)
+elseif wait == 0 then
+  wake_sender()
 end
 return { int(wait), taken }

@@ -23,6 +23,6 @@ call('UNLINK', KEY.resume .. ref) -- it has been used
 call('HSET', KEY.job .. ref, 'finished_at', int(now), unpack(fields))
 set_status(ref, job, 'interrupted')
 add_event(ref, job, now, 'interrupted')
-create_delivery(ref, job, 'interrupted', now)
+create_deliveries(ref, job, 'interrupted', now)
 notify(ref, 'interrupted')
 return 'done'

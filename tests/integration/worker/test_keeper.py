@@ -203,7 +203,7 @@ async def test_a_job_failed_by_the_keeper_ends_as_any_other(holders: Workers, va
     assert store.fail(ref, 1, b'{"code":"timeout"}') == "already"
     ended = await record(holder, "j1")
     assert (ended["status"], ended["error"], ended["tries"]) == ("failed", '{"code":"timeout"}', "1")
-    assert await holder.redis.zcard(key("deliveries_due")) == 1
+    assert await holder.redis.zcard(key("hosts")) == 1
     expires_at = await holder.redis.zscore(key("expiry"), ref)
     assert 50 < expires_at / 1000 - time.time() <= 60
     await until(lambda: lease.gone)  # the loop's own writes are over

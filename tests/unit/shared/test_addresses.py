@@ -279,6 +279,14 @@ def test_the_host_header_names_a_port_only_where_it_is_not_the_usual_one(url: st
     assert (target.port, target.authority, target.path) == (port, authority, "/")
 
 
+def test_all_spellings_of_one_server_have_one_origin() -> None:
+    urls = ("https://example.com/a?b", "HTTPS://Example.COM.:443/other", "https://example.com:0443")
+    assert {parse_url(url).origin for url in urls} == {"https://example.com:443"}
+    others = ("http://example.com/", "https://example.com:8443/", "https://api.example.com/", "http://example.com:443")
+    assert len({parse_url(url).origin for url in (*others, urls[0])}) == 5
+    assert parse_url("http://[2606:4700:0::1111]/").origin == "http://[2606:4700::1111]:80"
+
+
 def test_http_is_refused_where_no_network_is_allowed() -> None:
     for url in ("http://example.com/", "http://1.1.1.1/"):
         with pytest.raises(AddressRefused, match="https"):

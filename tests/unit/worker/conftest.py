@@ -1,4 +1,4 @@
-"""The runner's parts for tests: a queue in memory, and attempts on it."""
+"""The worker's parts for tests: a queue in memory, attempts on it, and a sender on fakes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import fakeredis
 import pytest
 
 from tests.attempts import Attempts
+from tests.fake_webhooks import SECRET_KEY, InMemoryDeliveries, Network
 from tests.job_queue import JobQueue
+from worker import webhooks
 from worker.checkpoints.threads import ThreadMemory
+from worker.webhooks import WebhookSender
 
 Run = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -41,3 +44,23 @@ def run(attempts: Attempts) -> Run:
         return await attempts.run()
 
     return run_one
+
+
+@pytest.fixture
+def store() -> InMemoryDeliveries:
+    return InMemoryDeliveries()
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    network = Network()
+    monkeypatch.setattr(webhooks, "DeliveryClient", network)
+    return network
+
+
+@pytest.fixture
+def sender(store: InMemoryDeliveries, network: Network) -> Iterator[WebhookSender]:
+    sender = WebhookSender(store.open, worker_id="w1", secret_key=SECRET_KEY, concurrency=4)
+    yield sender
+    network.hold.set()
+    assert sender.stop(5)

@@ -37,6 +37,7 @@ def test_after_the_tenth_try_the_delivery_has_failed() -> None:
 def test_every_2xx_is_a_delivery(status: int, step: int, retry_after: str | None, chance: float) -> None:
     decision = decide(Answer(status, retry_after, "body"), step, now=NOW, chance=chance)
     assert (decision.outcome, decision.delay_seconds, decision.error) == ("delivered", 0, None)
+    assert (decision.host, decision.address) == ("ok", "well")
 
 
 def test_an_answer_whose_body_broke_off_is_a_delivery_and_says_so() -> None:
@@ -49,6 +50,54 @@ def test_410_stops_at_once_and_says_why(step: int, retry_after: str | None, chan
     decision = decide(Answer(410, retry_after, ""), step, now=NOW, chance=chance)
     assert decision.outcome == "failed"
     assert "410" in (decision.error or "")
+
+
+@pytest.mark.parametrize("status", [300, 404, 429, 500, 503])
+def test_an_answer_that_aborts_the_message_is_its_end_and_says_nothing_about_the_address(status: int) -> None:
+    decision = decide(Answer(status, "60", "", abort=True), 0, now=NOW, chance=0)
+    assert (decision.outcome, decision.delay_seconds, decision.address) == ("failed", 0, "none")
+    assert f"{status} with abort-message" in (decision.error or "")
+
+
+def test_a_success_that_asks_to_abort_is_a_success() -> None:
+    decision = decide(Answer(200, None, "", abort=True), 0, now=NOW, chance=0)
+    assert (decision.outcome, decision.address, decision.error) == ("delivered", "well", None)
+
+
+@given(steps, chances, st.booleans())
+def test_410_is_the_end_of_the_address_whatever_else_it_says(step: int, chance: float, abort: bool) -> None:
+    decision = decide(Answer(410, abort=abort), step, now=NOW, chance=chance)
+    assert (decision.outcome, decision.host, decision.address) == ("failed", "ok", "gone")
+
+
+@given(st.integers(100, 599), steps, chances, st.booleans())
+def test_a_host_that_answers_is_busy_or_ok(status: int, step: int, chance: float, abort: bool) -> None:
+    host = decide(Answer(status, abort=abort), step, now=NOW, chance=chance).host
+    assert host == ("busy" if status in (429, 502, 503, 504) else "ok")
+
+
+@given(steps, chances)
+def test_only_a_host_that_said_nothing_is_silent(step: int, chance: float) -> None:
+    hosts = {
+        reason: decide(Answer(error="why", reason=reason), step, now=NOW, chance=chance).host
+        for reason in ("silent", "refused", "unready")
+    }
+    assert hosts == {"silent": "silent", "refused": "ok", "unready": "ok"}
+    assert decide(Answer(200, error="no end of the answer"), step, now=NOW, chance=chance).host == "ok"
+
+
+@given(failures, steps, chances)
+def test_an_address_that_fails_is_ill_also_at_its_last_try(status: int | None, step: int, chance: float) -> None:
+    assert decide(Answer(status), step, now=NOW, chance=chance).address == "ill"
+    assert decide(Answer(error="why", reason="refused"), step, now=NOW, chance=chance).address == "ill"
+
+
+@given(steps, chances)
+def test_what_could_not_be_made_ready_is_not_held_against_the_address(step: int, chance: float) -> None:
+    decision = decide(Answer(error="could not be sent", reason="unready"), step, now=NOW, chance=chance)
+    assert decision.address == "none"
+    assert decision.outcome == ("retry" if step < 9 else "failed")
+    assert decision.error == "could not be sent"
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])

@@ -1,172 +1,24 @@
-"""The sender: what it claims, sends and records, what it survives, and how it stops."""
+"""The sender: what it claims, sends and records, and what it survives."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import orjson
 import pytest
 import structlog
 from standardwebhooks import Webhook
 
-from shared.jobs import DeliveryAttempt
 from shared.metrics import REGISTRY
 from shared.signing import default_secret, seal
-from shared.store import ClaimedDelivery, StoreUnavailable
+from shared.store import Recorded
+from tests.fake_webhooks import FIRST, OWN_SECRET, SECRET_KEY, InMemoryDeliveries, Network
 from tests.servers import wait_until
 from worker import webhooks
 from worker.delivery_http import Answer
 from worker.webhooks import WebhookSender
-
-SECRET_KEY = "k" * 32
-OWN_SECRET = "whsec_" + "A" * 32
-RECORD = {b"status": b"succeeded", b"graph": b"echo", b"queue": b"default", b"round": b"1", b"created_at": b"1000"}
-FIRST = ClaimedDelivery(
-    ref="acme:j1.1.succeeded",
-    id="j1.1.succeeded",
-    tenant="acme",
-    attempt=1,
-    step=0,
-    type="job.succeeded",
-    url="https://hooks.example.com/in?token=hush",
-    secret=None,
-    created_at=1_769_860_800_000,
-    job_id="j1",
-    record=RECORD,
-    output=b'{"answer":42}',
-    output_too_large=False,
-    body=None,
-)
-
-
-@dataclass
-class Finished:
-    delivery: ClaimedDelivery
-    outcome: str
-    attempt: DeliveryAttempt
-    delay_seconds: float
-    body: bytes
-
-
-@dataclass
-class InMemoryDeliveries:
-    """Gives each waiting delivery out once. `broken` fails that many of the next calls, as when Redis is away."""
-
-    waiting: list[ClaimedDelivery] = field(default_factory=list)
-    finished: list[Finished] = field(default_factory=list)
-    calls: Counter[str] = field(default_factory=Counter)
-    limits: list[int] = field(default_factory=list)
-    leases: list[float] = field(default_factory=list)
-    broken: Counter[str] = field(default_factory=Counter)
-    lost: bool = False
-    closed: bool = False
-
-    async def claim(
-        self, worker_id: str, *, lease_seconds: float, limit: int
-    ) -> tuple[list[ClaimedDelivery], float | None]:
-        self._call("claim")
-        self.limits.append(limit)
-        self.leases.append(lease_seconds)
-        taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
-        return taken, None
-
-    async def finish(
-        self, worker_id: str, delivery: ClaimedDelivery, *, outcome: Literal["delivered", "retry", "failed"],
-        attempt: DeliveryAttempt, delay_seconds: float = 0, body: bytes,
-    ) -> bool:  # fmt: skip
-        self._call("finish")
-        self.finished.append(Finished(delivery, outcome, attempt, delay_seconds, body))
-        return not self.lost
-
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109
-        self._call("wait")
-        ends = time.monotonic() + timeout
-        try:
-            while not self.waiting and time.monotonic() < ends:  # noqa: ASYNC110 - filled from the test's thread
-                await asyncio.sleep(0.005)
-        except asyncio.CancelledError:
-            self.calls["wait cancelled"] += 1
-            raise
-
-    def _call(self, name: str) -> None:
-        assert not self.closed
-        self.calls[name] += 1
-        if self.broken[name] > 0:
-            self.broken[name] -= 1
-            raise StoreUnavailable("away")
-
-    def wait_finished(self, count: int) -> list[Finished]:
-        wait_until(lambda: len(self.finished) >= count)
-        return self.finished
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[InMemoryDeliveries]:
-        yield self
-        self.closed = True
-
-
-class Network:
-    """Stands in for `DeliveryClient`: answers each post with `answer` once `hold` is let go, `uneven` in their time."""
-
-    def __init__(self) -> None:
-        self.answer: Answer | Exception = Answer(204, body="")
-        self.posts: list[tuple[str, Mapping[str, str], bytes]] = []
-        self.now = 0
-        self.most = 0
-        self.uneven = False
-        self.hold = threading.Event()
-        self.hold.set()
-
-    def __call__(self, *_: Any, **__: Any) -> Network:
-        return self
-
-    async def __aenter__(self) -> Network:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        self.posts.append((url, headers, body))
-        self.now += 1
-        self.most = max(self.most, self.now)
-        try:
-            while not self.hold.is_set():  # noqa: ASYNC110 - set from the test's thread
-                await asyncio.sleep(0.005)
-            if self.uneven:
-                await asyncio.sleep(0.01 * (len(self.posts) % 5))
-        finally:
-            self.now -= 1
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-@pytest.fixture
-def store() -> InMemoryDeliveries:
-    return InMemoryDeliveries()
-
-
-@pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    network = Network()
-    monkeypatch.setattr(webhooks, "DeliveryClient", network)
-    return network
-
-
-@pytest.fixture
-def sender(store: InMemoryDeliveries, network: Network) -> Iterator[WebhookSender]:
-    sender = WebhookSender(store.open, worker_id="w1", secret_key=SECRET_KEY, concurrency=4)
-    yield sender
-    network.hold.set()
-    assert sender.stop(5)
 
 
 def attempts_counted(outcome: str) -> float:
@@ -183,7 +35,7 @@ def test_a_delivery_is_sent_signed_and_recorded(
     ((url, headers, body),) = network.posts
     assert url == FIRST.url
     assert headers["Content-Type"] == "application/json"
-    assert headers["webhook-id"] == "j1.1.succeeded"
+    assert headers["webhook-id"] == "j1_1_succeeded"
     message = Webhook(default_secret(SECRET_KEY, "acme")).verify(body, dict(headers))
     assert message["type"] == "job.succeeded"
     assert message["timestamp"] == "2026-01-31T12:00:00.000Z"
@@ -199,7 +51,7 @@ def test_a_delivery_is_sent_signed_and_recorded(
 def test_a_job_s_own_secret_signs_in_place_of_the_tenant_s(
     store: InMemoryDeliveries, network: Network, sender: WebhookSender
 ) -> None:
-    store.waiting.append(replace(FIRST, secret=seal(SECRET_KEY, OWN_SECRET)))
+    store.waiting.append(replace(FIRST, secrets=(seal(SECRET_KEY, OWN_SECRET),)))
     sender.start()
     store.wait_finished(1)
     _, headers, body = network.posts[0]
@@ -243,11 +95,11 @@ def test_a_failed_try_is_recorded_with_its_reason_and_comes_again(
 def test_a_secret_that_cannot_be_read_is_an_attempt_on_record_and_stops_nobody_else(
     store: InMemoryDeliveries, network: Network, sender: WebhookSender
 ) -> None:
-    store.waiting += [replace(FIRST, id="bad.1.succeeded", secret=seal("l" * 32, OWN_SECRET)), FIRST]
+    store.waiting += [replace(FIRST, id="bad_1_succeeded", secrets=(seal("l" * 32, OWN_SECRET),)), FIRST]
     sender.start()
     by_id = {finished.delivery.id: finished for finished in store.wait_finished(2)}
-    assert by_id["bad.1.succeeded"].outcome == "retry"
-    assert "another SECRET_KEY" in (by_id["bad.1.succeeded"].attempt.error or "")
+    assert by_id["bad_1_succeeded"].outcome == "retry"
+    assert "another SECRET_KEY" in (by_id["bad_1_succeeded"].attempt.error or "")
     assert by_id[FIRST.id].outcome == "delivered"
     assert len(network.posts) == 1
 
@@ -274,7 +126,7 @@ def test_a_bug_while_deciding_is_logged_and_stops_nobody_else(
         return decide(answer, step, **rest)
 
     monkeypatch.setattr(webhooks, "decide", decide_with_a_bug)
-    store.waiting += [replace(FIRST, id="bad.1.succeeded", step=7), FIRST]
+    store.waiting += [replace(FIRST, id="bad_1_succeeded", step=7), FIRST]
     with structlog.testing.capture_logs() as lines:
         sender.start()
         store.wait_finished(1)
@@ -286,7 +138,7 @@ def test_no_more_are_claimed_than_can_be_sent_at_once(
     store: InMemoryDeliveries, network: Network, sender: WebhookSender
 ) -> None:
     network.hold.clear()
-    store.waiting += [replace(FIRST, id=f"j{n}.1.succeeded") for n in range(20)]
+    store.waiting += [replace(FIRST, id=f"j{n}_1_succeeded") for n in range(20)]
     sender.start()
     wait_until(lambda: len(network.posts) == 4)
     assert len(store.waiting) == 16
@@ -295,7 +147,7 @@ def test_no_more_are_claimed_than_can_be_sent_at_once(
     store.wait_finished(20)
     assert network.most == 4
     assert max(store.limits) == 4
-    assert set(store.leases) == {25.0}
+    assert set(store.leases) == {10}
 
 
 def test_an_outage_of_the_store_is_waited_out(
@@ -322,19 +174,107 @@ def test_an_attempt_is_recorded_after_an_outage_and_not_sent_twice(
     assert len(network.posts) == 1
 
 
-def test_recording_is_given_up_when_the_lease_has_ended(
-    store: InMemoryDeliveries, network: Network, monkeypatch: pytest.MonkeyPatch
+def test_recording_goes_on_until_the_sender_stops(
+    store: InMemoryDeliveries, network: Network, sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "MAX_BACKOFF_SECONDS", 0.02)
-    monkeypatch.setattr(webhooks, "LEASE_MARGIN_SECONDS", 0.2)
     store.broken.update(finish=10_000)
     store.waiting.append(FIRST)
-    sender = WebhookSender(store.open, worker_id="w1", secret_key=SECRET_KEY, timeout_seconds=0.1)
     with structlog.testing.capture_logs() as lines:
         sender.start()
-        wait_until(lambda: any(line["event"] == "webhook_attempt_not_recorded" for line in lines))
+        wait_until(lambda: store.calls["finish"] > 5)
+        assert sender.sending() == [(FIRST.ref, FIRST.attempt)]
+        assert sender.stop(1)
+    assert {line["event"] for line in lines} == {"webhook_attempt_not_recorded"}
+    assert (store.finished, store.released) == ([], [FIRST])
+
+
+def test_what_is_being_sent_can_be_told_for_as_long_as_it_is(
+    store: InMemoryDeliveries, network: Network, sender: WebhookSender
+) -> None:
+    network.hold.clear()
+    store.waiting += [FIRST, replace(FIRST, ref="acme:j2_1_succeeded", attempt=3)]
+    assert sender.sending() == []
+    sender.start()
+    wait_until(lambda: len(network.posts) == 2)
+    assert sender.sending() == [(FIRST.ref, 1), ("acme:j2_1_succeeded", 3)]
+    network.hold.set()
+    store.wait_finished(2)
+    wait_until(lambda: sender.sending() == [])
+
+
+def test_leases_of_others_are_put_back_only_when_that_is_allowed(
+    store: InMemoryDeliveries, network: Network, sender: WebhookSender
+) -> None:
+    allowed = [False]
+    sender.start(lambda: allowed[0])
+    wait_until(lambda: store.recovers == [False])
+    allowed[0] = True
+    wait_until(lambda: True in store.recovers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "host", "address"),
+    [
+        (Answer(204, body=""), "ok", "well"),
+        (Answer(500, body=""), "ok", "ill"),
+        (Answer(410, body=""), "ok", "gone"),
+        (Answer(429, body=""), "busy", "ill"),
+        (Answer(error="no answer within 15 s"), "silent", "ill"),
+        (Answer(400, body="", abort=True), "ok", "none"),
+    ],
+)
+def test_how_the_host_and_the_address_were_is_recorded(
+    store: InMemoryDeliveries, network: Network, sender: WebhookSender, answer: Answer, host: str, address: str
+) -> None:
+    network.answer = answer
+    store.waiting.append(FIRST)
+    sender.start()
+    (finished,) = store.wait_finished(1)
+    assert (finished.host, finished.address) == (host, address)
+
+
+def test_both_secrets_sign_while_one_takes_over_from_the_other(
+    store: InMemoryDeliveries, network: Network, sender: WebhookSender
+) -> None:
+    new = "whsec_" + "B" * 32
+    store.waiting.append(replace(FIRST, secrets=(seal(SECRET_KEY, new), seal(SECRET_KEY, OWN_SECRET))))
+    sender.start()
+    store.wait_finished(1)
+    _, headers, body = network.posts[0]
+    for secret in (new, OWN_SECRET):
+        Webhook(secret).verify(body, dict(headers))
+    assert headers["webhook-signature"].count("v1,") == 2
+
+
+def test_an_address_that_is_disabled_is_a_warning_with_its_host_and_not_its_url(
+    store: InMemoryDeliveries, network: Network, sender: WebhookSender
+) -> None:
+    store.recorded = Recorded(None, "failing")
+    store.waiting.append(FIRST)
+    with structlog.testing.capture_logs() as lines:
+        sender.start()
+        store.wait_finished(1)
         assert sender.stop(5)
-    assert store.finished == []
+    (line,) = [line for line in lines if line["event"] == "webhook_address_disabled"]
+    assert (line["log_level"], line["why"], line["host"], line["tenant"]) == ("warning", "failing", FIRST.host, "acme")
+    assert "hush" not in str(lines)
+
+
+def test_the_delay_to_the_first_success_is_measured(
+    store: InMemoryDeliveries, network: Network, sender: WebhookSender
+) -> None:
+    def measured() -> tuple[float, float]:
+        name = "mas_webhook_delivery_seconds"
+        count, total = (REGISTRY.get_sample_value(f"{name}_{part}") for part in ("count", "sum"))
+        return count or 0.0, total or 0.0
+
+    before = measured()
+    store.waiting.append(FIRST)
+    sender.start()
+    store.wait_finished(1)
+    assert sender.stop(5)
+    assert measured() == (before[0] + 1, before[1] + 1.5)
 
 
 def test_a_lost_lease_is_logged_and_not_counted(
@@ -355,7 +295,7 @@ def test_the_log_names_delivery_job_and_worker_and_never_the_content(
     store: InMemoryDeliveries, network: Network
 ) -> None:
     network.answer = Answer(200, body="the receiver's words")
-    store.waiting.append(replace(FIRST, secret=seal(SECRET_KEY, OWN_SECRET)))
+    store.waiting.append(replace(FIRST, secrets=(seal(SECRET_KEY, OWN_SECRET),)))
     with structlog.testing.capture_logs() as lines:
         sender = WebhookSender(store.open, worker_id="w1", secret_key=SECRET_KEY)
         sender.start()
@@ -364,7 +304,7 @@ def test_the_log_names_delivery_job_and_worker_and_never_the_content(
     (line,) = lines
     assert line["event"] == "webhook_tried"
     assert (line["delivery"], line["job"], line["worker"], line["outcome"]) == (
-        "j1.1.succeeded",
+        "j1_1_succeeded",
         "j1",
         "w1",
         "delivered",
@@ -383,58 +323,3 @@ def test_a_blocked_main_thread_delays_no_delivery(
 
     asyncio.run(block_the_loop())
     assert len(network.posts) == 1
-
-
-def test_stop_lets_a_try_under_way_finish_and_claims_nothing_more(
-    store: InMemoryDeliveries, network: Network, sender: WebhookSender
-) -> None:
-    network.hold.clear()
-    store.waiting.append(FIRST)
-    sender.start()
-    wait_until(lambda: len(network.posts) == 1)
-    stopped: list[bool] = []
-    stopping = threading.Thread(target=lambda: stopped.append(sender.stop(10)))
-    stopping.start()
-    wait_until(lambda: store.calls["wait cancelled"] == 1)
-    store.waiting.append(replace(FIRST, id="late.1.succeeded"))
-    network.hold.set()
-    stopping.join(10)
-    assert stopped == [True]
-    assert [finished.delivery.id for finished in store.finished] == [FIRST.id]
-    assert [delivery.id for delivery in store.waiting] == ["late.1.succeeded"]
-    assert store.closed
-    assert not sender.alive
-
-
-def test_stop_gives_up_on_a_try_that_takes_too_long_and_leaves_it_leased(
-    store: InMemoryDeliveries, network: Network, sender: WebhookSender
-) -> None:
-    network.hold.clear()
-    store.waiting.append(FIRST)
-    sender.start()
-    wait_until(lambda: len(network.posts) == 1)
-    began = time.monotonic()
-    assert sender.stop(1.5)
-    assert time.monotonic() - began < 2.5
-    assert store.finished == []
-
-
-def test_an_idle_sender_stops_at_once(store: InMemoryDeliveries, sender: WebhookSender) -> None:
-    sender.start()
-    wait_until(lambda: store.calls["wait"] > 0)
-    began = time.monotonic()
-    assert sender.stop(5)
-    assert time.monotonic() - began < 0.5
-    assert sender.stop(5), "stopping twice is no error"
-
-
-def test_a_sender_that_was_never_started_stops(store: InMemoryDeliveries, network: Network) -> None:
-    sender = WebhookSender(store.open, worker_id="w1", secret_key=SECRET_KEY)
-    assert not sender.alive
-    assert sender.stop(1)
-
-
-def test_an_idle_sender_asks_the_store_about_once_a_second(store: InMemoryDeliveries, sender: WebhookSender) -> None:
-    sender.start()
-    wait_until(lambda: store.calls["wait"] == 3)
-    assert store.calls["claim"] == 3

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from redis import Redis as SyncRedis
 
-from shared.jobs import DeliveryAttempt
 from shared.store import StoreFull, Submitted, connect, connect_sync, list_jobs
 from shared.store.keys import key
 from shared.store.listing import Filter
+from shared.webhooks import DeliveryAttempt
 from tests.job_queue import RETENTION_SECONDS, TENANT, WEBHOOK, JobQueue
 from tests.servers import Valkey
 from tests.store_audit import audit
@@ -81,7 +81,7 @@ async def test_so_is_each_job_of_a_batch_and_a_retry_and_a_redelivery(queue: Job
     with pytest.raises(StoreFull):
         await queue.store.retry(TENANT, "a")
     with pytest.raises(StoreFull):
-        await queue.deliveries.redeliver(TENANT, "a", "a.1.failed")
+        await queue.log.redeliver(TENANT, "a_1_failed")
     assert contents(queue.sync_redis) == before
     queue.sync_redis.config_set("maxmemory", 0)
     assert isinstance((await queue.store.submit_many([queue.new("b")]))[0], Submitted)
@@ -180,7 +180,7 @@ async def test_jobs_are_cancelled_erased_and_expired(queue: JobQueue) -> None:
     assert (await queue.store.cancel(TENANT, "c"))[0] == "cancelled"
     assert await queue.store.erase(TENANT, "b") == ("erased", "cancelled")
     queue.pass_time(RETENTION_SECONDS + 1)
-    assert await queue.store.expire() == (1, 0)
+    assert await queue.store.expire() == (1, 0, 0)
     assert len((await list_jobs(queue.redis, TENANT, Filter(), limit=10))[0]) == 1
 
 

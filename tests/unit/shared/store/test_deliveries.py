@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-import orjson
 import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from shared.jobs import Delivery, DeliveryAttempt
-from shared.store import ClaimedDelivery, DeliveryStore
+from shared.store import DeliveryStore, KeeperStore
 from shared.store.keys import key
 from tests.job_queue import RETENTION_SECONDS, TENANT, WEBHOOK, JobQueue
-
-
-async def end_job(queue: JobQueue, job_id: str = "a", **options: Any) -> None:
-    """A job whose end is to be delivered."""
-    await queue.submit(job_id, fields=WEBHOOK, graph="delivered", **options)
-    await queue.finish("w1", await queue.take(graphs=["delivered"]), output=b'"output"')
-
-
-async def claim(queue: JobQueue, sender: str = "s1", limit: int = 10) -> list[ClaimedDelivery]:
-    return (await queue.deliveries.claim(sender, lease_seconds=10, limit=limit))[0]
-
-
-async def finish(queue: JobQueue, sender: str, delivery: ClaimedDelivery, outcome: Any, **options: Any) -> bool:
-    attempt = DeliveryAttempt.model_validate({"at": "2026-01-31T12:00:00Z", "status_code": 503, "duration_ms": 7})
-    options = {"body": b'{"type":"job.succeeded"}', **options}
-    return await queue.deliveries.finish(sender, delivery, outcome=outcome, attempt=attempt, **options)
-
-
-async def only_delivery(queue: JobQueue) -> Delivery:
-    (document,) = await queue.deliveries.of_job(TENANT, "a")
-    return Delivery.model_validate_json(orjson.dumps(document))
+from tests.sent_deliveries import claim, end_job, finish, only_delivery
+from tests.store_audit import audit
 
 
 async def test_a_delivery_is_leased_to_one_sender(queue: JobQueue) -> None:
@@ -55,7 +33,7 @@ async def test_a_delivered_message_is_not_sent_again(queue: JobQueue) -> None:
     assert [attempt.status_code for attempt in document.attempts] == [503]
 
 
-async def test_a_lost_senders_delivery_comes_again_after_its_lease(queue: JobQueue) -> None:
+async def test_a_lost_senders_delivery_comes_again_after_its_lease(queue: JobQueue, sync_redis: SyncRedis) -> None:
     await end_job(queue)
     (old,) = await claim(queue, "lost")
     queue.pass_time(9)
@@ -64,10 +42,48 @@ async def test_a_lost_senders_delivery_comes_again_after_its_lease(queue: JobQue
     (new,) = await claim(queue, "s2")
     assert (new.ref, new.attempt, new.step) == (old.ref, 2, 0)
     assert (new.record, new.output) == (old.record, old.output)
-    assert await finish(queue, "lost", old, "delivered") is False
+    assert await finish(queue, "lost", old, "delivered") is None
     assert (await only_delivery(queue)).status == "pending"
     assert (await only_delivery(queue)).attempts == []
-    assert await finish(queue, "s2", new, "delivered") is True
+    assert audit(sync_redis) == []
+    assert await finish(queue, "s2", new, "delivered")
+
+
+async def test_a_lease_that_ends_says_when_to_look_again(queue: JobQueue) -> None:
+    await end_job(queue)
+    await claim(queue, "lost")
+    deliveries, look_in = await queue.deliveries.claim("s2", lease_seconds=10, limit=10)
+    assert (deliveries, look_in) == ([], pytest.approx(10, abs=0.5))
+
+
+async def test_leases_are_left_alone_by_who_may_not_recover_them(queue: JobQueue) -> None:
+    await end_job(queue)
+    (delivery,) = await claim(queue, "s1")
+    queue.pass_time(11)
+    answer = await queue.deliveries.claim("s2", lease_seconds=10, limit=10, recover=False)
+    assert answer == ([], None)
+    assert await finish(queue, "s1", delivery, "delivered")
+
+
+async def test_a_renewed_lease_is_kept_beyond_its_time(queue: JobQueue) -> None:
+    await end_job(queue)
+    (delivery,) = await claim(queue, "s1")
+    for _ in range(4):
+        queue.pass_time(6)
+        keeper = KeeperStore(queue.sync_redis, "s1", clock_offset_ms=queue.store.clock_offset_ms)
+        assert keeper.renew_deliveries(10, [(delivery.ref, delivery.attempt)]) == ["held"]
+        assert await claim(queue, "s2") == []
+    assert await finish(queue, "s1", delivery, "delivered")
+
+
+async def test_what_is_not_held_is_not_renewed(queue: JobQueue) -> None:
+    await end_job(queue)
+    (delivery,) = await claim(queue, "s1")
+    asked = [(delivery.ref, delivery.attempt), (delivery.ref, 7), (f"{TENANT}:nosuch", 1)]
+    assert KeeperStore(queue.sync_redis, "s2").renew_deliveries(10, asked) == ["gone"] * 3
+    assert KeeperStore(queue.sync_redis, "s1").renew_deliveries(10, asked) == ["held", "gone", "gone"]
+    await finish(queue, "s1", delivery, "delivered")
+    assert KeeperStore(queue.sync_redis, "s1").renew_deliveries(10, asked[:1]) == ["gone"]
 
 
 async def test_the_same_sender_cannot_finish_an_older_try(queue: JobQueue) -> None:
@@ -75,11 +91,34 @@ async def test_the_same_sender_cannot_finish_an_older_try(queue: JobQueue) -> No
     (old,) = await claim(queue, "s1")
     queue.pass_time(10.001)
     (new,) = await claim(queue, "s1")
-    assert await finish(queue, "s1", old, "failed") is False
-    assert await finish(queue, "s2", new, "failed") is False
-    assert await finish(queue, "s1", new, "delivered") is True
-    assert await finish(queue, "s1", new, "failed") is False
+    assert await finish(queue, "s1", old, "failed") is None
+    assert await finish(queue, "s2", new, "failed") is None
+    assert await finish(queue, "s1", new, "delivered")
     assert (await only_delivery(queue)).status == "delivered"
+
+
+async def test_a_try_whose_record_is_sent_twice_is_recorded_once(queue: JobQueue) -> None:
+    await end_job(queue)
+    (delivery,) = await claim(queue, "s1")
+    assert await finish(queue, "s1", delivery, "retry", delay_seconds=300)
+    assert await finish(queue, "s1", delivery, "retry", delay_seconds=300)
+    assert len((await only_delivery(queue)).attempts) == 1
+    queue.pass_time(301)
+    assert (await claim(queue))[0].step == 1
+
+
+async def test_a_delivery_that_is_handed_back_is_due_at_once_and_no_try_is_counted(
+    queue: JobQueue, sync_redis: SyncRedis
+) -> None:
+    await end_job(queue)
+    (old,) = await claim(queue, "s1")
+    assert not await queue.deliveries.release("s2", old)
+    assert await queue.deliveries.release("s1", old)
+    assert not await queue.deliveries.release("s1", old)
+    assert audit(sync_redis) == []
+    (new,) = await claim(queue, "s2")
+    assert (new.step, (await only_delivery(queue)).attempts) == (0, [])
+    assert await finish(queue, "s1", old, "delivered") is None
 
 
 async def test_a_retry_comes_when_it_is_due_and_carries_the_first_body(queue: JobQueue) -> None:
@@ -99,45 +138,31 @@ async def test_a_retry_comes_when_it_is_due_and_carries_the_first_body(queue: Jo
     assert len((await only_delivery(queue)).attempts) == 2
 
 
-async def test_a_failed_delivery_expires_after_its_retention(queue: JobQueue) -> None:
+async def test_the_delay_to_the_first_success_is_told_once(queue: JobQueue) -> None:
+    await end_job(queue)
+    recorded = await finish(queue, "s1", (await claim(queue))[0], "retry", delay_seconds=20)
+    assert recorded
+    assert recorded.delay_seconds is None
+    queue.pass_time(20)
+    recorded = await finish(queue, "s1", (await claim(queue))[0], "delivered")
+    assert recorded
+    assert recorded.delay_seconds == pytest.approx(20, abs=1)
+    assert await queue.log.redeliver(TENANT, "a_1_succeeded") == "queued"
+    recorded = await finish(queue, "s1", (await claim(queue))[0], "delivered")
+    assert recorded
+    assert recorded.delay_seconds is None
+
+
+async def test_a_failed_delivery_expires_after_its_retention(queue: JobQueue, sync_redis: SyncRedis) -> None:
     await end_job(queue)
     await finish(queue, "s1", (await claim(queue))[0], "failed")
     assert (await only_delivery(queue)).status == "failed"
     queue.pass_time(RETENTION_SECONDS + 1)
-    assert await queue.store.expire() == (1, 1)
-    assert await queue.deliveries.of_job(TENANT, "a") == []
-
-
-@pytest.mark.parametrize("outcome", ["failed", "delivered", "retry"])
-async def test_redeliver_sends_again_now_and_with_a_fresh_schedule(queue: JobQueue, outcome: str) -> None:
-    await end_job(queue)
-    for _ in range(3):
-        await finish(queue, "s1", (await claim(queue))[0], "retry", delay_seconds=0)
-    await finish(queue, "s1", (await claim(queue))[0], outcome, delay_seconds=3600)
-    assert await queue.deliveries.redeliver(TENANT, "a", "a.1.succeeded") == "queued"
-    assert (await only_delivery(queue)).status == "pending"
-    (delivery,) = await claim(queue)
-    assert (delivery.step, delivery.body) == (0, b'{"type":"job.succeeded"}')
-    assert await queue.deliveries.redeliver(TENANT, "a", "a.1.succeeded") == "sending"
-    await finish(queue, "s1", delivery, "delivered")
-    assert len((await only_delivery(queue)).attempts) == 5
-
-
-async def test_a_redelivered_message_does_not_expire_before_it_is_sent(queue: JobQueue) -> None:
-    await end_job(queue)
-    await finish(queue, "s1", (await claim(queue))[0], "failed")
-    queue.pass_time(RETENTION_SECONDS - 1)
-    await queue.deliveries.redeliver(TENANT, "a", "a.1.succeeded")
-    queue.pass_time(2)
-    assert await queue.store.expire() == (1, 0)
-    assert len(await claim(queue)) == 1
-
-
-@pytest.mark.parametrize("delivery_id", ["a.9.succeeded", "b.1.succeeded", "1.succeeded", "", "a", "*"])
-async def test_redeliver_of_what_is_not_a_delivery_of_the_job_is_missing(queue: JobQueue, delivery_id: str) -> None:
-    await end_job(queue, "a")
-    await end_job(queue, "b")
-    assert await queue.deliveries.redeliver(TENANT, "a", delivery_id) == "missing"
+    assert await queue.store.expire() == (1, 1, 0)
+    assert await queue.log.of_job(TENANT, "a") == []
+    await claim(queue)
+    assert [name for name in sync_redis.keys("*") if b"deliver" in name.replace(b":delivered", b"")] == []
+    assert sync_redis.keys("mas:host*") + sync_redis.keys("mas:targets*") == []
 
 
 async def test_deliveries_of_a_job_are_listed_oldest_first(queue: JobQueue) -> None:
@@ -146,9 +171,9 @@ async def test_deliveries_of_a_job_are_listed_oldest_first(queue: JobQueue) -> N
     await queue.store.retry(TENANT, "a")
     await queue.finish("w1", await queue.take(), "interrupted")
     await queue.store.cancel(TENANT, "a")
-    documents = await queue.deliveries.of_job(TENANT, "a")
-    assert [document["id"] for document in documents] == ["a.1.failed", "a.2.interrupted", "a.3.cancelled"]
-    assert await queue.deliveries.of_job(TENANT, "b") == []
+    documents = await queue.log.of_job(TENANT, "a")
+    assert [document["id"] for document in documents] == ["a_1_failed", "a_2_interrupted", "a_3_cancelled"]
+    assert await queue.log.of_job(TENANT, "b") == []
 
 
 async def test_no_more_than_the_limit_are_claimed_and_the_oldest_first(queue: JobQueue) -> None:
@@ -161,11 +186,12 @@ async def test_no_more_than_the_limit_are_claimed_and_the_oldest_first(queue: Jo
 
 
 async def test_a_delivery_that_was_deleted_by_hand_stops_no_sender(queue: JobQueue, sync_redis: SyncRedis) -> None:
-    await end_job(queue, "a")
-    await end_job(queue, "b")
-    sync_redis.delete(key("delivery", f"{TENANT}:a.1.succeeded"))
-    assert [delivery.job_id for delivery in await claim(queue)] == ["b"]
-    assert not sync_redis.exists(key("delivery", f"{TENANT}:a.1.succeeded"))
+    for job_id in "abc":
+        await end_job(queue, job_id)
+    sync_redis.delete(key("delivery", f"{TENANT}:b_1_succeeded"))
+    sync_redis.zrem(key("deliveries_index", TENANT, "job", "pending"), "b_1_succeeded")
+    assert [delivery.job_id for delivery in await claim(queue)] == ["a", "c"]
+    assert not sync_redis.exists(key("delivery", f"{TENANT}:b_1_succeeded"))
 
 
 # Wake-up

@@ -109,8 +109,8 @@ async def test_a_final_state_and_its_delivery_come_in_one_step(queue: JobQueue) 
     await queue.submit("a", fields={**WEBHOOK, "webhook_secret": "whsec_x"})
     await queue.finish("w1", await queue.take(), output=b'{"n":1}')
     (delivery,), _ = await queue.deliveries.claim("w1", lease_seconds=10, limit=10)
-    assert (delivery.id, delivery.job_id, delivery.tenant) == ("a.1.succeeded", "a", TENANT)
-    assert (delivery.type, delivery.url, delivery.secret) == ("job.succeeded", WEBHOOK["webhook_url"], "whsec_x")
+    assert (delivery.id, delivery.job_id, delivery.tenant) == ("a_1_succeeded", "a", TENANT)
+    assert (delivery.type, delivery.url, delivery.secrets) == ("job.succeeded", WEBHOOK["webhook_url"], ("whsec_x",))
     assert (delivery.output, delivery.output_too_large, delivery.body) == (b'{"n":1}', False, None)
     assert delivery.record == (await queue.store.get(TENANT, "a")).record
 
@@ -157,8 +157,8 @@ async def test_each_round_has_its_own_delivery(queue: JobQueue) -> None:
         await queue.finish("w1", await queue.take(), "failed")
         await queue.store.retry(TENANT, "a")
     await queue.finish("w1", await queue.take())
-    ids = [delivery["id"] for delivery in await queue.deliveries.of_job(TENANT, "a")]
-    assert ids == ["a.1.failed", "a.2.failed", "a.3.succeeded"]
+    ids = [delivery["id"] for delivery in await queue.log.of_job(TENANT, "a")]
+    assert ids == ["a_1_failed", "a_2_failed", "a_3_succeeded"]
 
 
 # Release

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from shared.store import BadCursor, Filter, list_jobs, listing
+from shared.store import BadCursor, Filter, list_jobs, paging
 from shared.store.keys import digest, key, ref
 from shared.store.listing import STATUSES
 from tests.job_queue import GRAPH, TENANT, JobQueue
@@ -126,8 +126,8 @@ async def test_no_call_examines_many_jobs_and_the_pages_are_the_same(
     expected = sorted((job for job in jobs if matches(job, wanted)), key=lambda job: (job.created_at, job.id))
     found, cursor, calls = [], None, 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listing, "MAX_EXAMINED", 3)
-        patch.setattr(listing, "STRIDE", 2)
+        patch.setattr(paging, "MAX_EXAMINED", 3)
+        patch.setattr(paging, "STRIDE", 2)
         while True:
             page, cursor = await list_jobs(redis, TENANT, wanted, limit=limit, cursor=cursor, oldest_first=oldest_first)
             found += [job.id for job in page]
@@ -142,8 +142,8 @@ async def test_a_list_of_which_nothing_matches_ends_its_call_early(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store(redis, [Listed(f"{number:03}", START_MS + number, "failed", "x", None) for number in range(100)])
-    monkeypatch.setattr(listing, "MAX_EXAMINED", 30)
-    monkeypatch.setattr(listing, "STRIDE", 10)
+    monkeypatch.setattr(paging, "MAX_EXAMINED", 30)
+    monkeypatch.setattr(paging, "STRIDE", 10)
     page, cursor = await list_jobs(redis, TENANT, Filter(error_codes=["timeout"]), limit=5)
     assert page == []
     assert cursor == encoded(f"{START_MS + 64}:064")  # 6, then 10 three times

@@ -130,8 +130,8 @@ async def test_a_resumed_job_has_kept_its_thread_and_its_rank(queue: JobQueue) -
 async def test_each_round_has_its_delivery(queue: JobQueue) -> None:
     job = await resumed(queue, fields=WEBHOOK)
     await queue.finish("w1", job)
-    ids = [delivery["id"] for delivery in await queue.deliveries.of_job(TENANT, "a")]
-    assert ids == ["a.1.interrupted", "a.2.succeeded"]
+    ids = [delivery["id"] for delivery in await queue.log.of_job(TENANT, "a")]
+    assert ids == ["a_1_interrupted", "a_2_succeeded"]
 
 
 async def test_a_late_end_of_the_interrupted_attempt_changes_nothing(queue: JobQueue) -> None:
@@ -155,8 +155,8 @@ async def test_a_cancel_of_an_interrupted_job_ends_a_round_of_its_own(queue: Job
         assert (await queue.submit("b", thread_id="t", on_busy="cancel")).ended_graph == GRAPH
     record = await queue.record("a")
     assert (record["status"], record["round"]) == ("cancelled", "2")
-    ids = [delivery["id"] for delivery in await queue.deliveries.of_job(TENANT, "a")]
-    assert ids == ["a.1.interrupted", "a.2.cancelled"]
+    ids = [delivery["id"] for delivery in await queue.log.of_job(TENANT, "a")]
+    assert ids == ["a_1_interrupted", "a_2_cancelled"]
 
 
 async def test_a_cancelled_job_that_waited_for_an_answer_can_be_retried_and_asks_again(queue: JobQueue) -> None:

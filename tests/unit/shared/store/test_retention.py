@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from redis import Redis as SyncRedis
 
-from shared.jobs import DeliveryAttempt
 from shared.store import Filter, list_jobs
 from shared.store.keys import key
+from shared.webhooks import DeliveryAttempt
 from tests.job_queue import RETENTION_SECONDS, TENANT, WEBHOOK, JobQueue
 
 SHARED_KEYS = {b"mas:queues", b"mas:graphs:acme", b"mas:turns:default", b"mas:wake:default:echo"}
@@ -56,10 +56,10 @@ async def test_erase_refuses_a_job_that_has_not_ended(queue: JobQueue) -> None:
 async def test_all_of_a_job_goes_once_its_retention_is_over(queue: JobQueue, sync_redis: SyncRedis) -> None:
     await submit_and_end(queue, "a")
     queue.pass_time(RETENTION_SECONDS - 1)
-    assert await queue.store.expire() == (0, 0)
+    assert await queue.store.expire() == (0, 0, 0)
     assert (await list_jobs(queue.redis, TENANT, Filter(), limit=10))[0] != []
     queue.pass_time(1.001)
-    assert await queue.store.expire() == (1, 0)
+    assert await queue.store.expire() == (1, 0, 0)
     assert keys_of_jobs(sync_redis) == set()
     assert await list_jobs(queue.redis, TENANT, Filter(), limit=10) == ([], None)
     assert await list_jobs(queue.redis, TENANT, Filter(thread_id="thread of a"), limit=10) == ([], None)
@@ -80,7 +80,7 @@ async def test_a_job_that_has_not_ended_never_expires(queue: JobQueue) -> None:
     await queue.finish("w1", await queue.take(graphs=["third"]), "failed")
     await queue.store.retry(TENANT, "retried")
     queue.pass_time(100 * RETENTION_SECONDS)
-    assert await queue.store.expire() == (0, 0)
+    assert await queue.store.expire() == (0, 0, 0)
     statuses = [
         await queue.status(job_id) for job_id in ("delayed", "holder", "parked", "waiting", "running", "retried")
     ]
@@ -94,9 +94,9 @@ async def test_the_retention_of_a_retried_job_starts_anew(queue: JobQueue) -> No
     await queue.store.retry(TENANT, "a")
     await queue.finish("w1", await queue.take())
     queue.pass_time(RETENTION_SECONDS - 1)
-    assert await queue.store.expire() == (0, 0)
+    assert await queue.store.expire() == (0, 0, 0)
     queue.pass_time(2)
-    assert await queue.store.expire() == (1, 0)
+    assert await queue.store.expire() == (1, 0, 0)
 
 
 async def test_no_more_than_the_limit_expire_at_once(queue: JobQueue) -> None:
@@ -104,7 +104,7 @@ async def test_no_more_than_the_limit_expire_at_once(queue: JobQueue) -> None:
         await queue.submit(f"a{n}")
         await queue.store.cancel(TENANT, f"a{n}")
     queue.pass_time(RETENTION_SECONDS + 1)
-    assert [await queue.store.expire(limit=2) for _ in range(4)] == [(2, 0), (2, 0), (1, 0), (0, 0)]
+    assert [await queue.store.expire(limit=2) for _ in range(4)] == [(2, 0, 0), (2, 0, 0), (1, 0, 0), (0, 0, 0)]
 
 
 @pytest.mark.parametrize("outcome", ["delivered", "failed"])
@@ -117,17 +117,17 @@ async def test_deliveries_outlive_their_job_and_expire_on_their_own(
     attempt = DeliveryAttempt.model_validate({"at": "2026-01-31T12:00:00Z", "status_code": 200, "duration_ms": 3})
     await queue.deliveries.finish("w1", delivery, outcome=outcome, attempt=attempt, body=b"{}")
     queue.pass_time(2)
-    assert await queue.store.expire() == (1, 0)
+    assert await queue.store.expire() == (1, 0, 0)
     assert await queue.delivery_types("a") == ["job.succeeded"]
     queue.pass_time(RETENTION_SECONDS)
-    assert await queue.store.expire() == (0, 1)
+    assert await queue.store.expire() == (0, 1, 0)
     assert keys_of_jobs(sync_redis) == set() | ({b"mas:deliveries-wake"} & keys_of_jobs(sync_redis))
 
 
 async def test_a_delivery_that_was_never_tried_does_not_expire(queue: JobQueue) -> None:
     await submit_and_end(queue, "a", fields=WEBHOOK)
     queue.pass_time(100 * RETENTION_SECONDS)
-    assert await queue.store.expire() == (1, 0)
+    assert await queue.store.expire() == (1, 0, 0)
     assert await queue.delivery_types("a") == ["job.succeeded"]
 
 
@@ -137,5 +137,5 @@ async def test_what_was_set_aside_goes_with_its_job(queue: JobQueue, sync_redis:
     await queue.claim()
     assert sync_redis.get(key("aside", f"{TENANT}:a")) == b"garbage"
     queue.pass_time(RETENTION_SECONDS + 1)
-    assert await queue.store.expire() == (1, 0)
+    assert await queue.store.expire() == (1, 0, 0)
     assert keys_of_jobs(sync_redis) == set()

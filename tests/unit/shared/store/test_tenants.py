@@ -28,9 +28,9 @@ async def test_nor_an_ended_job_and_its_deliveries(queue: JobQueue) -> None:
     await queue.finish("w1", await queue.take(), "failed")
     assert await queue.store.erase(OTHER, "a") == ("missing", "")
     assert await queue.store.retry(OTHER, "a") == ("missing", "")
-    assert await queue.deliveries.of_job(OTHER, "a") == []
-    assert await queue.deliveries.redeliver(OTHER, "a", "a.1.failed") == "missing"
-    assert await queue.deliveries.redeliver(TENANT, "a", "a.1.failed") == "queued"
+    assert await queue.log.of_job(OTHER, "a") == []
+    assert await queue.log.redeliver(OTHER, "a_1_failed") == "missing"
+    assert await queue.log.redeliver(TENANT, "a_1_failed") == "queued"
 
 
 async def test_two_tenants_may_use_the_same_ids_and_threads(queue: JobQueue) -> None:
