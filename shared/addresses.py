@@ -58,6 +58,11 @@ class Target:
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
+    def is_address(self) -> bool:
+        """Whether the host is an address, and no name."""
+        return _literal(self.host) is not None
+
+    @property
     def origin(self) -> str:
         """Scheme, host and port, which name the server that is asked."""
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -1,7 +1,7 @@
 """One try to deliver a webhook over HTTP, to a receiver that may be hostile.
 
-This stands on httpcore, httpx's lower half, because it has none of what would have to be switched off (proxies from the
-environment, redirects, cookies, decompression) and lets us decide which address a connection goes to.
+aiohttp does the work: its parser is in C, and a resolver of our own decides which addresses a connection may go to.
+What has no place here is switched off: redirects, cookies, decompression; it does not look for proxies by itself.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
+import aiohttp
 import certifi
-import httpcore
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from shared.addresses import AddressRefused, Target, parse_url, resolve
 from shared.settings import Network
@@ -24,7 +26,7 @@ from shared.settings import Network
 BODY_KEPT_BYTES = 1024
 BODY_READ_BYTES = 64 * 1024  # read this much of an answer to keep its connection; a longer one costs the connection
 KEEP_ALIVE_SECONDS = 2.0  # less than any common server's, so that no try is lost to a connection closed meanwhile
-CONNECT_SECONDS = 4.0  # for each address, so that a dead one leaves time for the next
+CONNECT_SECONDS = 4.0  # TLS included; a dead address delays the next by a quarter of a second
 MAX_ADDRESSES = 4
 
 
@@ -47,36 +49,42 @@ class Answer:
 
 
 class DeliveryClient:
-    """Sends POST requests to checked addresses only. For one event loop; close it, or use it as `async with`."""
+    """Sends POST requests to checked addresses only. Use it as `async with`."""
 
     def __init__(
         self, allow: Sequence[Network], *, timeout_seconds: float, ssl_context: ssl.SSLContext | None = None
     ) -> None:
-        ssl_context = ssl_context or _trusting_system_and_certifi()
+        self._allow = allow
         self._timeout_seconds = timeout_seconds
-        # Plain http reaches only the allowed networks, so each scheme has a pool that connects by its own rule.
-        self._pools = {
-            scheme: httpcore.AsyncConnectionPool(
-                ssl_context=ssl_context,
-                max_connections=None,
-                keepalive_expiry=KEEP_ALIVE_SECONDS,
-                network_backend=CheckedBackend(allow, public=scheme == "https"),
-            )
-            for scheme in ("http", "https")
-        }
+        self._ssl_context = ssl_context or _trusting_system_and_certifi()
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
 
     async def __aenter__(self) -> Self:
+        # Plain http reaches only the allowed networks, so each scheme has connections of its own.
+        self._sessions = {scheme: self._session(public=scheme == "https") for scheme in ("http", "https")}
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        for session in self._sessions.values():
+            await session.close()
 
-    async def aclose(self) -> None:
-        """Close all connections."""
-        for pool in self._pools.values():
-            await pool.aclose()
+    def _session(self, *, public: bool) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            resolver=CheckedResolver(self._allow, public=public),
+            use_dns_cache=False,
+            ssl=self._ssl_context,
+            limit=0,  # the sender has its own
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+        )
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Send `body` once, within `timeout_seconds` from look-up to the end; what goes wrong stands in the answer."""
@@ -87,103 +95,71 @@ class DeliveryClient:
         error: str | None = None
         try:
             target = parse_url(url)
-            async with asyncio.timeout(self._timeout_seconds):
-                request = self._pools[target.scheme].stream(
-                    "POST", _httpcore_url(target), headers=[("Host", target.authority), *headers.items()], content=body
-                )
-                async with request as response:
-                    status, retry_after = response.status, next(_headers(response, b"retry-after"), None)
-                    abort = _asks_to_abort(response)
-                    await _read_start(response, kept)
+            async with (
+                asyncio.timeout(self._timeout_seconds),
+                self._sessions[target.scheme].post(
+                    await self._checked_url(target), data=body, headers={"Host": target.authority, **headers},
+                    allow_redirects=False,
+                ) as response,
+            ):  # fmt: skip
+                status, retry_after = response.status, response.headers.get("Retry-After")
+                abort = _asks_to_abort(response)
+                await _read_start(response, kept)
         except AddressRefused as refusal:
             return Answer(error=f"refused: {refusal}", reason="refused")
+        except aiohttp.ClientError as failure:
+            error = _describe(failure)
         except TimeoutError:
             missing = "answer" if status is None else "end of the answer"
             error = f"no {missing} within {self._timeout_seconds:g} s"
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as failure:
+        except OSError as failure:
             error = _describe(failure)
         return Answer(status, retry_after, None if status is None else kept.decode(errors="replace"), error, abort)
 
+    async def _checked_url(self, target: Target) -> URL:
+        """The URL to connect to. A name is looked up and checked by the resolver, an address here."""
+        host = target.host
+        if target.is_address:
+            (address,) = await resolve(host, target.port, self._allow, public=target.scheme == "https")
+            host = str(address)
+        host = f"[{host}]" if ":" in host else host
+        return URL(f"{target.scheme}://{host}:{target.port}{target.path}", encoded=True)
 
-class CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connects a name to the very addresses that `shared.addresses.resolve` found good; TLS still verifies the name."""
+
+class CheckedResolver(AbstractResolver):
+    """Names to the very addresses that `shared.addresses.resolve` found good; TLS still verifies the name."""
 
     def __init__(self, allow: Sequence[Network], *, public: bool) -> None:
         self._allow = allow
         self._public = public
-        self._tcp = httpcore.AnyIOBackend()
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature; each address gets CONNECT_SECONDS instead
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of `host` that lets us. Raises what `resolve` raises, or the last failure."""
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The addresses to connect to, in order. Raises what `shared.addresses.resolve` raises."""
         addresses = await resolve(host, port, self._allow, public=self._public)
-        failure: Exception = httpcore.ConnectError(f"{host} has no address")
-        for address in addresses[:MAX_ADDRESSES]:
-            try:
-                stream = await self._tcp.connect_tcp(str(address), port, CONNECT_SECONDS, local_address, socket_options)
-                return _ClosingStream(stream)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
+        return [
+            ResolveResult(
+                hostname=host, host=str(address), port=port, proto=socket.IPPROTO_TCP, flags=socket.AI_NUMERICHOST,
+                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
+            )
+            for address in addresses[:MAX_ADDRESSES]
+        ]  # fmt: skip
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
-class _ClosingStream(httpcore.AsyncNetworkStream):
-    """A connection that is closed when its TLS handshake is cancelled; httpcore's own stays open, one for each try."""
-
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        except asyncio.CancelledError:
-            await self._stream.aclose()
-            raise
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        return await self._stream.read(max_bytes, timeout)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        await self._stream.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-async def _read_start(response: httpcore.Response, kept: bytearray) -> None:
+async def _read_start(response: aiohttp.ClientResponse, kept: bytearray) -> None:
     read = 0
-    async for chunk in response.aiter_stream():
+    while read <= BODY_READ_BYTES and (chunk := await response.content.readany()):
         kept += chunk[: BODY_KEPT_BYTES - len(kept)]
         read += len(chunk)
-        if read > BODY_READ_BYTES:
-            break
 
 
-def _headers(response: httpcore.Response, name: bytes) -> Iterator[str]:
-    return (value.decode("latin-1") for key, value in response.headers if key.lower() == name)
-
-
-def _asks_to_abort(response: httpcore.Response) -> bool:
-    tokens = (token for value in _headers(response, b"webhook-delivery") for token in value.split(","))
+def _asks_to_abort(response: aiohttp.ClientResponse) -> bool:
+    tokens = (token for value in response.headers.getall("webhook-delivery", ()) for token in value.split(","))
     return any(token.strip().lower() == "abort-message" for token in tokens)
-
-
-def _httpcore_url(target: Target) -> httpcore.URL:
-    return httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
 
 
 def _trusting_system_and_certifi() -> ssl.SSLContext:
@@ -193,20 +169,23 @@ def _trusting_system_and_certifi() -> ssl.SSLContext:
 
 
 def _describe(error: BaseException) -> str:
-    """The innermost reason, as a person would put it."""
-    while True:
-        inner = error.__cause__ or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
-        if inner is None:
-            break
-        error = inner
+    """The innermost reason, as a person would put it. aiohttp's own words may repeat the URL, which may be a secret."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the answer is not HTTP, or its head is too long"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the receiver disconnected without an answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer broke off"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection within {CONNECT_SECONDS:g} s"
+    while error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, socket.gaierror):
         return f"the host name does not resolve: {error.strerror}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate was refused: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or error}"
-    if isinstance(error, httpcore.ConnectTimeout | TimeoutError):
-        return f"no connection within {CONNECT_SECONDS:g} s"
+        return f"TLS failed: {error.reason or type(error).__name__}"
     if isinstance(error, OSError) and error.errno:
         return f"the connection failed: {os.strerror(error.errno)}"  # asyncio puts addresses into error.strerror
-    return str(error) or type(error).__name__
+    return f"the connection failed: {type(error).__name__}"
