@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 from gateway.errors import CODES, PROBLEM_JSON, ProblemDocument
 from shared.jobs import JobRecord, JobRequest, JobStatus
 from shared.records import API
-from shared.webhooks import Delivery
 
 JOB_ID = "019bfd3c6c9e7a42b5d0c4a1f2e38b67"
 MAX_BATCH = 1000
@@ -96,20 +95,6 @@ class RetryAnswer(BaseModel):
     retried: int = Field(description="How many of them are queued again.")
     items: list[RetryItem]
     next_cursor: str | None
-
-
-class DeliveryList(BaseModel):
-    """A job's webhook deliveries, oldest first."""
-
-    items: list[Delivery]
-    next_cursor: None = None
-
-
-class Redelivery(BaseModel):
-    """A delivery that will be sent again."""
-
-    id: str = Field(examples=[f"{JOB_ID}.1.succeeded"])
-    status: Literal["pending"]
 
 
 class LoadError(BaseModel):

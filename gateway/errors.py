@@ -32,6 +32,8 @@ CODES = {
     "job_not_found": 404,
     "graph_not_found": 404,
     "delivery_not_found": 404,
+    "endpoint_not_found": 404,
+    "address_not_found": 404,
     "method_not_allowed": 405,
     "job_ended": 409,
     "job_not_ended": 409,
@@ -40,6 +42,8 @@ CODES = {
     "thread_moved_on": 409,
     "thread_busy": 409,
     "delivery_in_progress": 409,
+    "webhook_disabled": 409,
+    "too_many_endpoints": 409,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "validation_error": 422,
@@ -152,6 +156,16 @@ def job_not_found() -> Problem:
     return Problem("job_not_found", "There is no such job; ended jobs are forgotten after RESULT_TTL_SECONDS.")
 
 
+def delivery_not_found() -> Problem:
+    """404 for a delivery that is not there, or not this tenant's, or forgotten after its retention."""
+    return Problem("delivery_not_found", "There is no such delivery; GET /api/v1/deliveries lists those that are kept.")
+
+
+def endpoint_not_found() -> Problem:
+    """404 for an endpoint that is not there, or not this tenant's."""
+    return Problem("endpoint_not_found", "There is no such endpoint; GET /api/v1/webhooks lists those there are.")
+
+
 def store_problem(error: StoreError) -> Problem:
     """503 for what Redis could not do."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
@@ -183,6 +197,11 @@ def validation_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:
     first = found[0]
     place = first.get("pointer") or first.get("parameter") or first.get("header") or "the body"
     return Problem("validation_error", f"The request is not valid: {place}: {first['detail']}", errors=found)
+
+
+def invalid_field(*path: str, says: str) -> Problem:
+    """422 for a field of the body that only the rest of the service could judge."""
+    return validation_problem([{"type": "value_error", "loc": ("body", *path), "msg": says}])
 
 
 def json_pointer(parts: Sequence[str | int]) -> str:

@@ -12,11 +12,10 @@ import uuid_utils
 from pydantic import BaseModel
 
 from gateway.catalogue import Catalogue, Graph
-from gateway.errors import Problem, validation_problem
-from shared.addresses import AddressRefused, check_url
+from gateway.errors import Problem, invalid_field
+from gateway.receivers import check_receiver, sealed
 from shared.jobs import YEAR_SECONDS, JobRequest, WebhookRequest
 from shared.settings import Settings
-from shared.signing import check_secret, seal
 from shared.store import NewJob
 
 # W3C Trace Context, version 00; ids of zeros only are invalid.
@@ -81,20 +80,12 @@ class Submission:
         return fields
 
     def _webhook_fields(self, webhook: WebhookRequest) -> dict[str, str | bytes]:
-        try:
-            check_url(webhook.url, self.settings.webhook_allow_networks)
-        except AddressRefused as error:
-            found = {"pointer": "/webhook/url", "detail": str(error)}
-            raise Problem("webhook_refused", f"No webhook can go there: {error}.", errors=[found]) from None
+        check_receiver(self.settings, webhook.url, "webhook", "url")
         fields: dict[str, str | bytes] = {"webhook_url": webhook.url}
         if webhook.events is not None:
             fields["webhook_events"] = ",".join(webhook.events)
         if webhook.secret is not None:
-            try:
-                check_secret(webhook.secret)
-            except ValueError as error:
-                raise _invalid("webhook", "secret", says=str(error)) from None
-            fields["webhook_secret"] = seal(self.settings.require_secret_key(), webhook.secret)
+            fields["webhook_secret"] = sealed(self.settings, webhook.secret, "webhook", "secret")
         return fields
 
 
@@ -118,11 +109,7 @@ def _given(part: BaseModel) -> dict[str, Any]:
 
 def _check_run_at(run_at: datetime | None) -> None:
     if run_at is not None and run_at > datetime.now(UTC) + timedelta(seconds=YEAR_SECONDS):
-        raise _invalid("run_at", says="must be at most a year from now")
-
-
-def _invalid(*path: str, says: str) -> Problem:
-    return validation_problem([{"type": "value_error", "loc": ("body", *path), "msg": says}])
+        raise invalid_field("run_at", says="must be at most a year from now")
 
 
 def _fingerprint(sent: Any) -> str:

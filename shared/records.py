@@ -8,7 +8,8 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -17,6 +18,9 @@ from shared.jobs import rfc3339
 
 RawRecord = Mapping[bytes, bytes]
 API = "/api/v1"
+WEBHOOK_VERSION = 1
+MAX_WEBHOOK_BYTES = 262_144
+SHORT_TEXT = 1024
 SUMMARY_FIELDS = (b"graph", b"status", b"created_at", b"error")
 _NEXT_STEPS = {
     "queued": ("cancel",),
@@ -93,11 +97,87 @@ def error_code(raw: RawRecord) -> str | None:
 def render_webhook_body(
     type_: str, created_at_ms: int, record: RawRecord, job_id: str, output: bytes | None, *, output_too_large: bool
 ) -> bytes:
-    """A webhook's body: `{type, timestamp, data}`; a large output is only linked (`links.output`)."""
-    data = job_document(job_id, record, output)
-    if output_too_large:
-        data["links"]["output"] = f"{API}/jobs/{job_id}"
-    return orjson.dumps({"type": type_, "timestamp": rfc3339(created_at_ms), "data": data})
+    """A job's message, `{type, timestamp, version, sequence, data}`, in at most `MAX_WEBHOOK_BYTES`. Never fails.
+
+    What makes it too large, or cannot be read, is left out or cut, the output before all else. Each such part has a
+    link of its name, to the job.
+    """
+    try:
+        data, sequence = job_document(job_id, record, output), _integer(record, b"round")
+        if output_too_large:
+            _leave_out(data, "output")
+        for name, shorten in _THINNER:
+            body = _render(type_, created_at_ms, sequence, data)
+            if _can_be_sent(body):
+                return body
+            if data[name] is not None:
+                _leave_out(data, name, shorten(record[name.encode()]) if shorten else None)
+        body = _render(type_, created_at_ms, sequence, data)
+        if _can_be_sent(body):
+            return body
+    except (ValueError, TypeError, OverflowError, OSError):  # a record with what was never written by us
+        pass
+    digits = record.get(b"round", b"")
+    data = {"id": job_id, "status": type_.removeprefix("job."), "links": job_links(job_id, None)}
+    return _render(type_, created_at_ms, int(digits) if re.fullmatch(rb"[0-9]{1,9}", digits) else 0, data)
+
+
+def render_ping(endpoint_id: str, created_at_ms: int) -> bytes:
+    """The message that tries an endpoint."""
+    return _render("webhook.ping", created_at_ms, 0, {"endpoint": endpoint_id})
+
+
+def _render(type_: str, created_at_ms: int, sequence: int, data: Mapping[str, Any]) -> bytes:
+    head = {"type": type_, "timestamp": rfc3339(created_at_ms), "version": WEBHOOK_VERSION, "sequence": sequence}
+    return orjson.dumps({**head, "data": data})
+
+
+def _can_be_sent(body: bytes) -> bool:
+    """Whether it is small enough, and JSON: the parts of a record are put together unread."""
+    return len(body) <= MAX_WEBHOOK_BYTES and _parsed(body) is not None
+
+
+def _leave_out(data: dict[str, Any], name: str, rest: object = None) -> None:
+    data[name] = rest
+    data["links"][name] = data["links"]["self"]
+
+
+def _only_ids(interrupts: bytes) -> object:
+    questions = _parsed(interrupts)
+    if not isinstance(questions, list):
+        return None
+    return [{"id": question["id"]} for question in questions if isinstance(question, dict) and "id" in question]
+
+
+def _with_short_texts(error: bytes) -> object:
+    parts = _parsed(error)
+    if not isinstance(parts, dict):
+        return None
+    return {name: _cut(part) if isinstance(part, str) else part for name, part in parts.items()}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHORT_TEXT else text[: SHORT_TEXT - 1] + "…"
+
+
+# In this order until the message is small enough. Without a function nothing is left of the part.
+_THINNER: tuple[tuple[str, Callable[[bytes], object] | None], ...] = (
+    ("output", None),
+    ("interrupts", _only_ids),
+    ("error", _with_short_texts),
+    ("usage", None),
+    ("interrupts", None),
+    ("error", None),
+    ("metadata", None),
+)
+
+
+def _parsed(text: bytes) -> Any:
+    """None where it is not JSON."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _text(raw: RawRecord, name: bytes) -> str | None:

@@ -8,6 +8,8 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from secrets import token_bytes
 from typing import TYPE_CHECKING
 
 from standardwebhooks import Webhook
@@ -16,13 +18,18 @@ if TYPE_CHECKING:
     from cryptography.fernet import Fernet
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how every secret begins, not one of them
-MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
+MIN_SECRET_BYTES, NEW_SECRET_BYTES, MAX_SECRET_BYTES = 24, 32, 64
 
 
 def default_secret(secret_key: str, tenant: str) -> str:
     """The secret (`whsec_…`) that signs a tenant's webhooks where a job brings none. The same in every process."""
     digest = hmac.new(secret_key.encode(), b"webhook:" + tenant.encode(), hashlib.sha256).digest()
     return SECRET_PREFIX + base64.b64encode(digest).decode()
+
+
+def new_secret() -> str:
+    """A fresh secret, for whoever brings none."""
+    return SECRET_PREFIX + base64.b64encode(token_bytes(NEW_SECRET_BYTES)).decode()
 
 
 def check_secret(secret: str) -> None:
@@ -66,6 +73,7 @@ def unseal(secret_key: str, token: str) -> str:
         raise ValueError("the secret cannot be read: it was stored under another SECRET_KEY") from None
 
 
+@lru_cache(maxsize=4)  # each try of a delivery unseals, and half of that was deriving the key
 def _cipher(secret_key: str) -> Fernet:
     # Imported here, for most gateways and workers never meet a secret of a job's own.
     from cryptography.fernet import Fernet

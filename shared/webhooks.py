@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.jobs import WebhookEvent
 
-EndpointId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+EndpointId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of one registered endpoint.")]
 DeliveryType = Literal["job.succeeded", "job.failed", "job.cancelled", "job.interrupted", "webhook.ping"]
 DeliveryStatus = Literal["pending", "delivered", "failed", "held"]
 Url = Annotated[str, Field(max_length=2048, examples=["https://example.com/hooks/jobs"])]
-Events = Annotated[list[WebhookEvent], Field(min_length=1)]
+Events = Annotated[list[WebhookEvent], Field(min_length=1, max_length=4)]
 Secret = Annotated[str, Field(max_length=128, description="`whsec_…`; made for you where it is left out.")]
 Description = Annotated[str, Field(max_length=500)]
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """A field that may be left out, and that has no value then."""
+    del schema["default"]
 
 
 class _Request(BaseModel):
@@ -34,7 +39,7 @@ class EndpointRequest(_Request):
 class EndpointChange(_Request):
     """What is to change of an endpoint: only what is given does. `events: null` is all of them."""
 
-    url: Url = ""
+    url: Annotated[Url, Field(json_schema_extra=_without_default)] = ""
     events: Events | None = None
     description: Description | None = None
 
@@ -46,7 +51,7 @@ class RotateRequest(_Request):
 
 
 class AddressRequest(_Request):
-    """A URL that jobs name as their webhook."""
+    """A URL that jobs name as their webhook, and that is disabled."""
 
     url: Url
 

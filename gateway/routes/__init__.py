@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from gateway.routes import deliveries, docs, graphs, health, jobs, metrics, rerun, submit, workers
+from gateway.routes import (
+    addresses,
+    deliveries,
+    docs,
+    graphs,
+    health,
+    jobs,
+    metrics,
+    redeliver,
+    rerun,
+    submit,
+    webhooks,
+    workers,
+)
 
 
 def install_routes(app: FastAPI) -> None:
     """Put all routes into the application, as one flat list: `include_router` would match each request twice."""
-    for module in (submit, jobs, rerun, deliveries, graphs, workers, health, metrics, docs):
+    # Earlier ones go first: `/webhooks/addresses` is no endpoint, `/deliveries/redeliver` no delivery.
+    for module in (
+        submit, jobs, rerun, addresses, webhooks, redeliver, deliveries, graphs, workers, health, metrics, docs
+    ):  # fmt: skip
         app.router.routes.extend(module.router.routes)
     app.router.routes.extend(jobs.waiting_router.routes)

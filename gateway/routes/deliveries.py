@@ -1,57 +1,71 @@
-"""`/jobs/{id}/deliveries`: what became of a job's webhooks."""
+"""`/deliveries` and `/jobs/{id}/deliveries`: what became of webhook messages."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Query, Response
 
 from gateway.auth import CurrentCaller
-from gateway.documents import DeliveryList, Redelivery, answers
-from gateway.errors import Problem, job_not_found
+from gateway.documents import answers
+from gateway.errors import delivery_not_found, job_not_found
 from gateway.limits import JSONRoute
-from gateway.routes.answer import JobId, json_answer
+from gateway.routes.answer import DeliveryId, JobId, json_answer
+from gateway.routes.delivery_selection import AskedPage, page_of_deliveries
 from gateway.services import CurrentServices
+from gateway.webhook_documents import DeliveryList, DeliveryPage
 from shared.records import API
 from shared.store.keys import ref
+from shared.webhooks import Delivery, EndpointId
 
-router = APIRouter(prefix=f"{API}/jobs", tags=["deliveries"], route_class=JSONRoute)
+router = APIRouter(prefix=API, tags=["deliveries"], route_class=JSONRoute)
 
 
 @router.get(
-    "/{job_id}/deliveries",
+    "/deliveries",
+    summary="List webhook deliveries",
+    description=(
+        "The caller's deliveries, to endpoints and to URLs of jobs, those that changed last first, page by page. All "
+        "filters have to match. One that changes meanwhile moves to the front. Where few of many match, a page may be "
+        "short, or empty: the last one is that whose `next_cursor` is null."
+    ),
+    responses=answers(200, DeliveryPage, "One page.", "validation_error", "invalid_cursor"),
+)
+async def get_deliveries(
+    asked: AskedPage,
+    caller: CurrentCaller,
+    services: CurrentServices,
+    endpoint: Annotated[EndpointId | None, Query()] = None,
+) -> Response:
+    items, next_cursor = await page_of_deliveries(
+        services, caller.tenant, asked.of(endpoint), limit=asked.limit, cursor=asked.cursor
+    )
+    return json_answer({"items": items, "next_cursor": next_cursor})
+
+
+@router.get(
+    "/deliveries/{delivery_id}",
+    summary="Get a webhook delivery",
+    description="One message to one address, with its last 100 attempts.",
+    responses=answers(200, Delivery, "The delivery.", "delivery_not_found"),
+)
+async def get_delivery(delivery_id: DeliveryId, caller: CurrentCaller, services: CurrentServices) -> Response:
+    found = await services.deliveries.get(caller.tenant, delivery_id)
+    if found is None:
+        raise delivery_not_found()
+    return json_answer(found)
+
+
+@router.get(
+    "/jobs/{job_id}/deliveries",
     summary="List a job's webhook deliveries",
     description="One delivery for each webhook message, oldest first, with its attempts. They outlive the job itself.",
     responses=answers(200, DeliveryList, "The deliveries; none while the job's first round goes on.", "job_not_found"),
 )
-async def get_deliveries(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def get_deliveries_of_job(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
     items = await services.deliveries.of_job(caller.tenant, job_id)
     if not items:
         name = ref(caller.tenant, job_id)
         if (await services.jobs.statuses([name]))[name] is None:
             raise job_not_found()
     return json_answer({"items": items, "next_cursor": None})
-
-
-@router.post(
-    "/{job_id}/deliveries/{delivery_id}/redeliver",
-    status_code=202,
-    summary="Send a webhook again",
-    description="Sends the same message, with the same `webhook-id`, now, and retries it on a fresh schedule.",
-    responses=answers(
-        202, Redelivery, "It will be sent again.", "delivery_not_found", "job_not_found", "delivery_in_progress"
-    ),
-)
-async def redeliver(
-    job_id: JobId,
-    delivery_id: Annotated[str, Path(description="A delivery's id, from the list of deliveries.")],
-    caller: CurrentCaller,
-    services: CurrentServices,
-) -> Response:
-    mine = delivery_id.startswith(f"{job_id}_")
-    outcome = await services.deliveries.redeliver(caller.tenant, delivery_id) if mine else "missing"
-    if outcome == "missing":
-        raise Problem("delivery_not_found", "This job has no such delivery; GET its deliveries for their ids.")
-    if outcome == "sending":
-        raise Problem("delivery_in_progress", "This delivery is being sent at this moment. Try again when it is done.")
-    return json_answer({"id": delivery_id, "status": "pending"}, 202)

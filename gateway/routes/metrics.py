@@ -13,22 +13,23 @@ from gateway.documents import answers
 from gateway.limits import answered_in_time
 from gateway.services import CurrentServices
 from shared.metrics import exposition
-from shared.store import StoreError
+from shared.store import Backlog, StoreError
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 router = APIRouter(tags=["operations"])
 
 
-class QueueState(CollectorRegistry):
-    """The queues as they were read a moment ago.
+class StateInRedis(CollectorRegistry):
+    """The queues, and the webhooks that wait, as they were read a moment ago.
 
     No `Gauge`: with several processes that would put its values into the files which `exposition` adds up.
     """
 
-    def __init__(self, depths: dict[str, int], oldest_seconds: dict[str, float]) -> None:
+    def __init__(self, depths: dict[str, int], oldest_seconds: dict[str, float], backlog: Backlog) -> None:
         super().__init__()
         self.depths = depths
         self.oldest_seconds = oldest_seconds
+        self.backlog = backlog
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         depth = GaugeMetricFamily("mas_queue_depth", "Jobs that are ready and wait for a worker.", labels=["queue"])
@@ -38,12 +39,22 @@ class QueueState(CollectorRegistry):
             oldest.add_metric([queue], self.oldest_seconds[queue])
         yield depth
         yield oldest
+        yield GaugeMetricFamily(
+            "mas_webhook_backlog", "Webhook deliveries that are due and not sent yet.", self.backlog.waiting
+        )
+        yield GaugeMetricFamily(
+            "mas_webhook_backlog_oldest_seconds", "For how long the first of them has been due.",
+            self.backlog.oldest_seconds,
+        )  # fmt: skip
+        yield GaugeMetricFamily(
+            "mas_webhook_disabled_addresses", "Endpoints and URLs of jobs that are disabled.", self.backlog.disabled
+        )
 
 
 @router.get(
     "/metrics",
     summary="Metrics for Prometheus",
-    description="What this gateway counts, and the state of the queues; without the latter while Redis is away.",
+    description="What this gateway counts, and how queues and webhooks stand; without the latter while Redis is away.",
     responses=answers(200, None, "Prometheus' text format.", uses_store=False),
     response_class=Response,
 )
@@ -51,7 +62,9 @@ async def get_metrics(services: CurrentServices) -> Response:
     text = exposition()
     try:
         async with answered_in_time():
-            text += generate_latest(QueueState(*await services.jobs.queue_state()))
+            depths, oldest_seconds = await services.jobs.queue_state()
+            backlog = await services.deliveries.backlog()
+            text += generate_latest(StateInRedis(depths, oldest_seconds, backlog))
     except StoreError as error:
-        logger.warning("no queue metrics: Redis is away", error=str(error))
+        logger.warning("no metrics of queues and webhooks: Redis is away", error=str(error))
     return Response(text, media_type=CONTENT_TYPE_LATEST)

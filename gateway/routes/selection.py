@@ -16,14 +16,15 @@ from shared.jobs import ErrorCode, JobStatus, Name
 from shared.store import BadCursor, Filter, StoredJob, list_jobs
 
 
-def _split(values: Any) -> Any:
+def split(values: Any) -> Any:
+    """The values of a parameter that is repeated, or separated by commas."""
     return [part for value in values for part in value.split(",") if part] if isinstance(values, list) else values
 
 
-_several = Query(max_length=50, description="Repeated, or separated by commas.")
-Statuses = Annotated[list[JobStatus] | None, BeforeValidator(_split), _several]
-GraphIds = Annotated[list[Name] | None, BeforeValidator(_split), _several]
-ErrorCodes = Annotated[list[ErrorCode] | None, BeforeValidator(_split), _several]
+SEVERAL = Query(max_length=50, description="Repeated, or separated by commas.")
+Statuses = Annotated[list[JobStatus] | None, BeforeValidator(split), SEVERAL]
+GraphIds = Annotated[list[Name] | None, BeforeValidator(split), SEVERAL]
+ErrorCodes = Annotated[list[ErrorCode] | None, BeforeValidator(split), SEVERAL]
 
 
 def job_filter(
@@ -52,5 +53,9 @@ async def page_of_jobs(
             redis, tenant, wanted, limit=limit, cursor=cursor, oldest_first=oldest_first, fields=fields
         )
     except BadCursor:
-        detail = "This cursor is not one that a list gave. Start over without a cursor."
-        raise Problem("invalid_cursor", detail) from None
+        raise invalid_cursor() from None
+
+
+def invalid_cursor() -> Problem:
+    """422 for a cursor that a client made up, or took from another list."""
+    return Problem("invalid_cursor", "This cursor is not one that a list gave. Start over without a cursor.")

@@ -95,6 +95,12 @@ class DeliveryLog:
         answers = await run_many(self.redis, scripts.REDELIVER, calls)
         return [answer if isinstance(answer, Exception) else answer.decode() for answer in answers]
 
+    async def now_ms(self) -> int:
+        """What Redis' clock says, by which deliveries change."""
+        with store_errors():
+            seconds, microseconds = await self.redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000 + self.clock_offset_ms
+
     async def backlog(self) -> Backlog:
         """How far the senders are behind, over all tenants."""
         with store_errors():

@@ -19,6 +19,7 @@ if fields.secret and fields.secret ~= secret then
   if secret then fields.old_secret, fields.old_until = secret, int(now + tonumber(ARGV[5])) end
 end
 if not known then fields.created_at = int(now) end
+if fields.url and fields.url ~= call('HGET', endpoint, 'url') then call('HDEL', endpoint, 'failing_since', 'failed_at') end
 for field, value in pairs(fields) do call('HSET', endpoint, field, value) end
 if fields.events then call('HSET', all, ARGV[3], fields.events) end
 return 'saved'

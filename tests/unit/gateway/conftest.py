@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import fakeredis
@@ -17,7 +18,9 @@ from gateway.main import create_app
 from gateway.notices import Waiters
 from gateway.services import Services
 from shared.settings import Settings
-from shared.store import Claimed, DeliveryStore, JobStore, Registry
+from shared.store import Claimed, ClaimedDelivery, DeliveryLog, DeliveryStore, EndpointStore, JobStore, Registry
+from shared.webhooks import DeliveryAttempt
+from tests import fakes
 
 SECRET_KEY = "a key for tests only, of forty characters"
 LENIENT: dict[str, Any] = {"id": "echo", "description": "Says it again.", "input_schema": None, "context_schema": None}
@@ -78,6 +81,30 @@ class PlayedWorker:
         return job
 
 
+class PlayedSender:
+    """Claims webhook deliveries and says how their tries went, as a sender does."""
+
+    def __init__(self, store: DeliveryStore) -> None:
+        self.store = store
+
+    async def claim(self, limit: int = 100) -> list[ClaimedDelivery]:
+        """What is due."""
+        return (await self.store.claim("sender", lease_seconds=10, limit=limit))[0]
+
+    async def settle(self, delivery: ClaimedDelivery, outcome: str = "delivered", status_code: int = 204) -> None:
+        """End a try."""
+        attempt = DeliveryAttempt(at=datetime.now(UTC), status_code=status_code, duration_ms=12, body="")
+        how: Any = {"outcome": outcome, "address": "well" if outcome == "delivered" else "ill", "delay_seconds": 300}
+        assert await self.store.finish("sender", delivery, attempt=attempt, body=b"{}", **how)
+
+    async def send(self, outcome: str = "delivered") -> list[str]:
+        """Try all that is due, which ends so. Gives the ids, in the order of their tries."""
+        claimed = await self.claim()
+        for delivery in claimed:
+            await self.settle(delivery, outcome)
+        return [delivery.id for delivery in claimed]
+
+
 class Gateway:
     """A running gateway, a client of it, and the stores behind it."""
 
@@ -86,16 +113,39 @@ class Gateway:
         self.http = http
         self.services: Services = app.state.services
         self.jobs: JobStore = self.services.jobs
-        self.deliveries: DeliveryStore = self.services.deliveries
+        self.deliveries: DeliveryLog = self.services.deliveries
+        self.endpoints: EndpointStore = self.services.endpoints
         self.registry: Registry = self.services.registry
         self.waiters: Waiters = self.services.waiters
         self.worker = PlayedWorker(self.jobs)
+        self.sender = PlayedSender(DeliveryStore(self.services.redis, ttl_seconds=3600, host_concurrency=1000))
+
+    def pass_time(self, seconds: float) -> None:
+        """Move the clock of all scripts."""
+        for store in (self.jobs, self.deliveries, self.endpoints, self.sender.store):
+            store.clock_offset_ms += round(seconds * 1000)
 
     async def submit(self, graph: str = "echo", input: Any = None, **fields: Any) -> str:
         """The id of an accepted job."""
         answer = await self.http.post("/api/v1/jobs", json={"graph": graph, "input": input, **fields})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
+
+    async def register(self, **fields: Any) -> dict[str, Any]:
+        """The answer about a new endpoint, with its secret."""
+        answer = await self.post("/webhooks", {"url": "https://example.com/h", **fields})
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    async def end_job(self, status: str = "succeeded", **fields: Any) -> str:
+        """The id of a job that has ended so, a second after all that was before."""
+        self.pass_time(1)
+        job_id = await self.submit(**fields)
+        if status == "cancelled":
+            assert (await self.post(f"/jobs/{job_id}/cancel")).status_code == 202
+        else:
+            await self.worker.run(status, b"" if status == "failed" else b"null")
+        return job_id
 
     async def post(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
         """POST under /api/v1: bytes as they are, all else as JSON."""
@@ -123,7 +173,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 @pytest.fixture
 def fake_server() -> fakeredis.FakeServer:
-    return fakeredis.FakeServer(server_type="valkey")
+    return fakes.fake_server()
 
 
 @pytest.fixture

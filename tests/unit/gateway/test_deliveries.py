@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-from shared.jobs import DeliveryAttempt
+from shared.records import API
 from tests.unit.gateway.conftest import Gateway, problem
 
 
 async def _delivered(gateway: Gateway, outcome: str = "delivered") -> tuple[str, str]:
     job_id = await gateway.submit(webhook={"url": "https://example.com/h"})
     await gateway.worker.run()
-    (claimed,), _ = await gateway.deliveries.claim("sender", lease_seconds=10, limit=1)
-    attempt = DeliveryAttempt(at=datetime.now(UTC), status_code=204, duration_ms=12, body="")
-    assert await gateway.deliveries.finish("sender", claimed, outcome=outcome, attempt=attempt, body=b"{}")  # type: ignore[arg-type]
-    return job_id, claimed.id
+    (delivery_id,) = await gateway.sender.send(outcome)
+    return job_id, delivery_id
 
 
 async def test_a_job_s_deliveries_are_shown_with_their_attempts(gateway: Gateway) -> None:
@@ -42,8 +38,10 @@ async def test_a_job_without_a_webhook_has_none_and_a_job_that_is_not_there_is_n
 async def test_a_delivery_can_be_sent_again(gateway: Gateway) -> None:
     job_id, delivery_id = await _delivered(gateway, "failed")
     answer = await gateway.post(f"/jobs/{job_id}/deliveries/{delivery_id}/redeliver")
-    assert (answer.status_code, answer.json()) == (202, {"id": delivery_id, "status": "pending"})
-    (claimed,), _ = await gateway.deliveries.claim("sender", lease_seconds=10, limit=1)
+    links = {"self": f"{API}/deliveries/{delivery_id}"}
+    assert (answer.status_code, answer.json()) == (202, {"id": delivery_id, "status": "pending", "links": links})
+    assert (await gateway.http.get(links["self"])).json()["status"] == "pending"
+    (claimed,) = await gateway.sender.claim()
     assert claimed.id == delivery_id
     again = await gateway.post(f"/jobs/{job_id}/deliveries/{delivery_id}/redeliver")
     problem(again, 409, "delivery_in_progress")
@@ -52,6 +50,6 @@ async def test_a_delivery_can_be_sent_again(gateway: Gateway) -> None:
 async def test_only_the_job_s_own_deliveries_can_be_sent_again(gateway: Gateway) -> None:
     job_id, delivery_id = await _delivered(gateway)
     other = await gateway.submit()
-    for job, delivery in [(other, delivery_id), (job_id, "x"), (job_id, f"{job_id}.9.failed"), (job_id, "%00")]:
+    for job, delivery in [(other, delivery_id), (job_id, "x"), (job_id, f"{job_id}_9_failed"), (job_id, "%00")]:
         answer = await gateway.post(f"/jobs/{job}/deliveries/{delivery}/redeliver")
         problem(answer, 404, "delivery_not_found")

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.jobs import rfc3339
-from shared.store import JobStore, NewJob, StoreFull, listing
+from shared.store import JobStore, NewJob, StoreFull, paging
 from shared.store.keys import key, ref
 from tests.unit.gateway.conftest import Gateway, problem
 
@@ -144,8 +144,8 @@ async def test_a_job_that_fails_again_meanwhile_does_not_come_twice(gateway: Gat
 async def test_a_loop_ends_with_all_that_match_however_rare_they_are(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "MAX_EXAMINED", 4)
-    monkeypatch.setattr(listing, "STRIDE", 2)
+    monkeypatch.setattr(paging, "MAX_EXAMINED", 4)
+    monkeypatch.setattr(paging, "STRIDE", 2)
     codes = ["rare" if number in (0, 9, 10) else "graph_error" for number in range(12)]
     jobs = [await ended(gateway, code=code) for code in codes]
     pages = await all_pages(gateway, error_code=["rare"], limit=2)

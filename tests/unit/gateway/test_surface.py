@@ -13,6 +13,8 @@ from tests.servers import PROJECT
 from tests.unit.gateway.conftest import Gateway
 
 NO_JOB = f"/api/v1/jobs/{'0' * 32}"
+NO_ENDPOINT = f"/api/v1/webhooks/{'0' * 32}"
+NO_DELIVERY = f"/api/v1/deliveries/{'0' * 32}_1_failed"
 REFUSED = [
     ("GET", "/", 404, "not_found"),
     ("GET", "/api/v1", 404, "not_found"),
@@ -47,6 +49,30 @@ REFUSED = [
     ("GET", f"{NO_JOB}/deliveries", 404, "job_not_found"),
     ("POST", f"{NO_JOB}/deliveries/x/redeliver", 404, "delivery_not_found"),
     ("GET", "/api/v1/graphs/nosuch", 404, "graph_not_found"),
+    ("POST", "/api/v1/webhooks", 422, "validation_error"),
+    ("PUT", "/api/v1/webhooks", 405, "method_not_allowed"),
+    ("GET", NO_ENDPOINT, 404, "endpoint_not_found"),
+    ("PATCH", NO_ENDPOINT, 422, "validation_error"),
+    ("DELETE", NO_ENDPOINT, 404, "endpoint_not_found"),
+    ("POST", f"{NO_ENDPOINT}/rotate", 404, "endpoint_not_found"),
+    ("POST", f"{NO_ENDPOINT}/ping", 404, "endpoint_not_found"),
+    ("POST", f"{NO_ENDPOINT}/enable", 404, "endpoint_not_found"),
+    ("POST", f"{NO_ENDPOINT}/disable", 404, "endpoint_not_found"),
+    ("GET", f"{NO_ENDPOINT}/enable", 405, "method_not_allowed"),
+    ("GET", f"{NO_ENDPOINT}/deliveries", 404, "endpoint_not_found"),
+    ("GET", f"{NO_ENDPOINT}/deliveries?limit=0", 422, "validation_error"),
+    ("DELETE", "/api/v1/webhooks/addresses", 404, "endpoint_not_found"),
+    ("POST", "/api/v1/webhooks/addresses/enable", 422, "validation_error"),
+    ("GET", "/api/v1/webhooks/addresses/enable", 405, "method_not_allowed"),
+    ("GET", "/api/v1/deliveries?limit=101", 422, "validation_error"),
+    ("GET", "/api/v1/deliveries?cursor=x", 422, "invalid_cursor"),
+    ("GET", "/api/v1/deliveries?endpoint=x", 422, "validation_error"),
+    ("GET", NO_DELIVERY, 404, "delivery_not_found"),
+    ("DELETE", NO_DELIVERY, 405, "method_not_allowed"),
+    ("POST", f"{NO_DELIVERY}/redeliver", 404, "delivery_not_found"),
+    ("POST", "/api/v1/deliveries/redeliver", 422, "validation_error"),
+    ("GET", "/api/v1/deliveries/redeliver", 404, "delivery_not_found"),
+    ("POST", "/api/v1/deliveries/redeliver/redeliver", 404, "delivery_not_found"),
 ]  # fmt: skip
 
 
@@ -70,6 +96,8 @@ async def test_allow_names_every_method_of_the_address(gateway: Gateway) -> None
     assert (await gateway.http.put(NO_JOB)).headers["allow"] == "DELETE, GET, HEAD"
     assert (await gateway.http.put("/api/v1/jobs")).headers["allow"] == "GET, HEAD, POST"
     assert (await gateway.http.put(f"{NO_JOB}/cancel")).headers["allow"] == "POST"
+    assert (await gateway.http.put(NO_ENDPOINT)).headers["allow"] == "DELETE, GET, HEAD, PATCH"
+    assert (await gateway.http.put("/api/v1/webhooks")).headers["allow"] == "GET, HEAD, POST"
 
 
 def test_the_api_guide_lists_exactly_the_codes_there_are_with_their_statuses() -> None:
@@ -101,7 +129,7 @@ def _operations(page: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_each_route_is_described_with_its_answers_and_problems(page: dict[str, Any]) -> None:
-    assert len(_operations(page)) >= 18
+    assert len(_operations(page)) >= 34
     for name, operation in _operations(page):
         assert operation["summary"], name
         assert operation["description"], name
@@ -128,6 +156,25 @@ async def test_the_examples_of_the_page_are_what_the_service_takes(gateway: Gate
                 pass
             answer = await gateway.post(path.format(job_id=job_id), example["value"])
             assert answer.status_code == (200 if "dry_run" in example["value"] else 202), answer.text
+
+
+async def test_the_examples_of_webhooks_are_what_the_service_takes_too(gateway: Gateway, page: dict[str, Any]) -> None:
+    endpoint_id = (await gateway.register())["id"]
+    bodies = {
+        (method, path): operation["requestBody"]["content"]["application/json"]["examples"].values()
+        for path, methods in page["paths"].items()
+        for method, operation in methods.items()
+        if "requestBody" in operation and path.startswith(("/api/v1/webhooks", "/api/v1/deliveries"))
+    }
+    assert len(bodies) == 5
+    for (method, path), examples in bodies.items():
+        for example in examples:
+            here = f"http://gateway.test{path.format(endpoint_id=endpoint_id)}"
+            answer = await gateway.http.request(method, here, json=example["value"])
+            if path.endswith("/addresses/enable"):
+                assert answer.json()["code"] == "address_not_found", "it is well"
+            else:
+                assert answer.status_code in (200, 201, 202), answer.text
 
 
 def test_every_reference_of_the_page_leads_somewhere(page: dict[str, Any]) -> None:
@@ -161,6 +208,19 @@ async def test_answers_are_what_the_page_says_they_are(gateway: Gateway, page: d
     check(await gateway.get(f"{job}/deliveries"), "DeliveryList")
     check(await gateway.get("/graphs"), "GraphList")
     check(await gateway.get("/workers"), "WorkerList")
+    check(made := await gateway.post("/webhooks", {"url": "https://example.com/h"}), "EndpointWithSecret")
+    endpoint = made.headers["location"].removeprefix("/api/v1")
+    check(await gateway.post(f"{endpoint}/rotate"), "EndpointWithSecret")
+    check(await gateway.post(f"{endpoint}/disable"), "Endpoint")
+    check(await gateway.get("/webhooks"), "EndpointList")
+    check(await gateway.get("/webhooks/addresses"), "AddressList")
+    check(sent := await gateway.post(f"{endpoint}/ping"), "Sending")
+    await gateway.sender.send("retry")
+    check(await gateway.http.get(sent.json()["links"]["self"]), "Delivery")
+    check(await gateway.get("/deliveries"), "DeliveryPage")
+    check(await gateway.get(f"{endpoint}/deliveries"), "DeliveryPage")
+    gateway.pass_time(1)
+    check(await gateway.post("/deliveries/redeliver", {"status": ["pending"]}), "RedeliverAnswer")
     check(await gateway.get("/health"), "HealthDocument")
     await gateway.submit()
     await gateway.worker.run("failed", b"", error=b'{"type":"E","code":"timeout","message":"m"}')

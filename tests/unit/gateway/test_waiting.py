@@ -242,20 +242,31 @@ async def test_every_route_that_needs_redis_answers_503_within_2_s_while_it_hang
         _Mute() as url,
         make_gateway(redis=connect(url, answer_within=30, tries=2), notices_redis=connect_blocking(url)) as gateway,
     ):
-        job = f"/api/v1/jobs/{'0' * 32}"
+        job, endpoint = f"/api/v1/jobs/{'0' * 32}", f"/api/v1/webhooks/{'0' * 32}"
+        delivery = f"/api/v1/deliveries/{'0' * 32}_1_failed"
         calls = [
             ("POST", "/api/v1/jobs"), ("POST", "/api/v1/jobs/batch"), ("GET", "/api/v1/jobs"), ("GET", job),
             ("GET", f"{job}?wait=30"), ("POST", f"{job}/cancel"), ("POST", f"{job}/retry"), ("DELETE", job),
-            ("GET", f"{job}/deliveries"), ("POST", f"{job}/deliveries/{'0' * 32}.1.failed/redeliver"),
+            ("GET", f"{job}/deliveries"), ("POST", f"{job}/deliveries/{'0' * 32}_1_failed/redeliver"),
+            ("GET", "/api/v1/deliveries"), ("GET", delivery), ("POST", f"{delivery}/redeliver"),
+            ("POST", "/api/v1/deliveries/redeliver"), ("POST", "/api/v1/webhooks"), ("GET", "/api/v1/webhooks"),
+            ("GET", endpoint), ("PATCH", endpoint), ("DELETE", endpoint), ("POST", f"{endpoint}/rotate"),
+            ("POST", f"{endpoint}/ping"), ("POST", f"{endpoint}/enable"), ("POST", f"{endpoint}/disable"),
+            ("GET", f"{endpoint}/deliveries"), ("GET", "/api/v1/webhooks/addresses"),
+            ("POST", "/api/v1/webhooks/addresses/enable"),
             ("GET", "/api/v1/graphs"), ("GET", "/api/v1/graphs/echo"), ("GET", "/api/v1/workers"),
             ("GET", "/api/v1/health/ready"),
         ]  # fmt: skip
         body = {"graph": "echo", "input": 1}
-        bodies = {"/api/v1/jobs": body, "/api/v1/jobs/batch": {"jobs": [body]}}
+        url = {"url": "https://example.com/"}
+        bodies: dict[str, dict[str, Any]] = {
+            "/api/v1/jobs": body, "/api/v1/jobs/batch": {"jobs": [body]}, "/api/v1/webhooks": url, endpoint: url,
+            "/api/v1/webhooks/addresses/enable": url, "/api/v1/deliveries/redeliver": {},
+        }  # fmt: skip
         started = time.monotonic()
         answers = await asyncio.gather(
             *(
-                gateway.http.request(method, path, json=bodies.get(path) if method == "POST" else None)
+                gateway.http.request(method, path, json=bodies.get(path) if method in ("POST", "PATCH") else None)
                 for method, path in calls
             )
         )

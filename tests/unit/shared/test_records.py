@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.jobs import JobRecord, JobStatus, rfc3339
-from shared.records import SUMMARY_FIELDS, error_code, job_document, job_summary, render_webhook_body
+from shared.records import (
+    MAX_WEBHOOK_BYTES,
+    SUMMARY_FIELDS,
+    error_code,
+    job_document,
+    job_summary,
+    render_ping,
+    render_webhook_body,
+)
 
 NEW = {
     b"v": b"1",
@@ -145,14 +154,116 @@ def test_a_webhook_body_has_type_time_and_record() -> None:
     assert orjson.loads(body) == {
         "type": "job.failed",
         "timestamp": "2026-01-31T12:01:01.999Z",
+        "version": 1,
+        "sequence": 2,
         "data": document(ENDED, b'{"n":1}'),
     }
 
 
+def test_each_round_of_a_job_has_its_number_in_the_sequence() -> None:
+    messages = [message(NEW | {b"round": str(number).encode()}) for number in (1, 2, 10)]
+    assert [body["sequence"] for body in messages] == [1, 2, 10]
+
+
+def test_a_ping_names_its_endpoint() -> None:
+    assert orjson.loads(render_ping("e1", 1769860861999)) == {
+        "type": "webhook.ping",
+        "timestamp": "2026-01-31T12:01:01.999Z",
+        "version": 1,
+        "sequence": 0,
+        "data": {"endpoint": "e1"},
+    }
+
+
+# Thin messages -------------------------------------------------------------------------------------------------------
+
+HERE = "/api/v1/jobs/j1"
+QUESTION = b'[{"id":"q1","value":"%s"},{"id":"q2","value":1}]'
+
+
+def message(raw: dict[bytes, bytes], output: bytes | None = None, too_large: bool = False) -> dict[str, Any]:
+    body = render_webhook_body("job.failed", 0, raw, "j1", output, output_too_large=too_large)
+    assert len(body) <= 262_144
+    read: dict[str, Any] = orjson.loads(body)
+    assert (read["type"], read["version"], read["data"]["id"]) == ("job.failed", 1, "j1")
+    assert read["data"]["links"]["self"] == HERE
+    return read
+
+
 def test_a_large_output_is_linked_and_not_sent() -> None:
-    data = orjson.loads(render_webhook_body("job.succeeded", 0, ENDED, "j1", None, output_too_large=True))["data"]
-    assert data["output"] is None
-    assert data["links"]["output"] == "/api/v1/jobs/j1"
+    data = message(ENDED, too_large=True)["data"]
+    assert data == document(ENDED) | {"links": {**document(ENDED)["links"], "output": HERE}}  # type: ignore[dict-item]
+
+
+def test_the_whole_message_has_at_most_256_kb_not_its_output_alone() -> None:
+    rest = len(render_webhook_body("job.failed", 0, ENDED, "j1", b'""', output_too_large=False))
+    longest = b'"' + b"x" * (MAX_WEBHOOK_BYTES - rest) + b'"'
+    body = render_webhook_body("job.failed", 0, ENDED, "j1", longest, output_too_large=False)
+    assert len(body) == MAX_WEBHOOK_BYTES == 262_144
+    assert "output" not in orjson.loads(body)["data"]["links"]
+    data = message(ENDED, longest[:-1] + b'x"')["data"]
+    assert data == document(ENDED) | {"links": {**document(ENDED)["links"], "output": HERE}}  # type: ignore[dict-item]
+
+
+def test_of_large_interrupts_the_ids_are_sent_and_the_values_linked() -> None:
+    raw = NEW | {b"status": b"interrupted", b"interrupts": QUESTION % (b"x" * 262_144), b"metadata": b'{"a":1}'}
+    data = message(raw)["data"]
+    assert data["interrupts"] == [{"id": "q1"}, {"id": "q2"}]
+    assert data["links"]["interrupts"] == HERE
+    assert "output" not in data["links"]
+    assert (data["status"], data["metadata"]) == ("interrupted", {"a": 1})
+
+
+def test_more_interrupts_than_a_message_holds_are_only_linked() -> None:
+    many = orjson.dumps([{"id": f"{number:032x}", "value": "x" * 100} for number in range(10_000)])
+    data = message(NEW | {b"interrupts": many})["data"]
+    assert data["interrupts"] is None
+    assert data["links"]["interrupts"] == HERE
+
+
+def test_the_long_texts_of_an_error_are_cut_before_the_error_is_lost() -> None:
+    error = orjson.loads(ENDED[b"error"]) | {"type": "é" * 100_000, "message": "线" * 100_000}
+    data = message(ENDED | {b"error": orjson.dumps(error)}, b"[]")["data"]
+    assert data["error"]["message"] == "线" * 1023 + "…"
+    assert data["error"]["type"] == "é" * 1023 + "…"
+    assert (data["error"]["code"], data["error"]["retryable"]) == ("c", True)
+    assert (data["links"]["output"], data["links"]["error"]) == (HERE, HERE)
+    assert data["metadata"] == {"big": 18446744073709551615}
+    assert data["usage"] is not None
+
+
+def test_a_large_usage_is_linked() -> None:
+    data = message(ENDED | {b"usage": orjson.dumps({"models": {"m" * 300_000: {}}})})["data"]
+    assert data["usage"] is None
+    assert data["links"]["usage"] == HERE
+    assert data["error"] == orjson.loads(ENDED[b"error"])
+
+
+@pytest.mark.parametrize("name", ["interrupts", "error", "usage", "metadata"])
+@pytest.mark.parametrize("spoiled", [b"{", b"\xff", b"[1,", b"NaN", b'{"a":"' + b"\\" * 99])
+def test_a_part_that_is_not_json_is_left_out(name: str, spoiled: bytes) -> None:
+    read = message(ENDED | {name.encode(): spoiled})
+    assert read["sequence"] == 2
+    assert read["data"][name] is None
+    assert read["data"]["links"][name] == HERE
+
+
+def test_an_output_that_is_not_json_is_left_out() -> None:
+    data = message(ENDED, b"\xff")["data"]
+    assert data == document(ENDED) | {"links": {**document(ENDED)["links"], "output": HERE}}  # type: ignore[dict-item]
+
+
+def test_all_parts_together_may_be_too_large() -> None:
+    spoiled = dict.fromkeys((b"metadata", b"error", b"interrupts", b"usage"), b'["' + b"x" * 300_000 + b'"]')
+    data = message(ENDED | spoiled, b'"x"')["data"]
+    assert {name for name, value in data.items() if value is None} >= {"output", "error", "usage", "metadata"}
+    assert (data["status"], data["round"]) == ("failed", 2)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ENDED)), st.binary() | st.integers().map(lambda n: str(n).encode())))
+def test_no_record_is_so_broken_that_there_is_no_message(spoiled: dict[bytes, bytes]) -> None:
+    message(ENDED | spoiled, b"[]")
+    message(spoiled)
 
 
 @given(st.integers(0, 4_102_444_800_000))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from shared.signing import check_secret, default_secret, seal, sign_headers, unseal
+from shared.signing import check_secret, default_secret, new_secret, seal, sign_headers, unseal
 
 SECRET_KEY = "k" * 32
 ROOT = Path(__file__).parents[3]
@@ -47,10 +47,10 @@ def test_what_is_signed_verifies(text: str, message_id: str) -> None:
 
 def test_a_changed_body_an_other_id_or_an_other_secret_does_not_verify() -> None:
     secret = secret_of(32)
-    headers = sign_headers([secret], "job.1.succeeded", datetime.now(UTC), b'{"a":1}')
+    headers = sign_headers([secret], "job_1_succeeded", datetime.now(UTC), b'{"a":1}')
     for receiver_secret, body, changed in [
         (secret, b'{"a":2}', headers),
-        (secret, b'{"a":1}', headers | {"webhook-id": "job.2.succeeded"}),
+        (secret, b'{"a":1}', headers | {"webhook-id": "job_2_succeeded"}),
         (secret_of(33), b'{"a":1}', headers),
     ]:
         with pytest.raises(WebhookVerificationError):
@@ -71,6 +71,14 @@ def test_during_a_rotation_the_old_and_the_new_secret_verify() -> None:
     assert len(headers["webhook-signature"].split(" ")) == 2
     for secret in (old, new):
         Webhook(secret).verify(b"{}", headers)
+
+
+def test_a_new_secret_is_one_that_a_receiver_can_use_and_another_each_time() -> None:
+    made = {new_secret() for _ in range(100)}
+    assert len(made) == 100
+    for secret in made:
+        check_secret(secret)
+        assert len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) == 32
 
 
 @pytest.mark.parametrize("size", [24, 32, 64])
@@ -114,8 +122,11 @@ def test_an_altered_token_is_refused(spoil: Any) -> None:
 
 
 def test_a_token_of_another_secret_key_is_refused() -> None:
-    with pytest.raises(ValueError, match="another SECRET_KEY"):
-        unseal("l" * 32, seal(SECRET_KEY, "whsec_x"))
+    tokens = {key: seal(key, "whsec_x") for key in (SECRET_KEY, "l" * 32)}
+    for _ in range(2):  # whichever key was used before
+        assert [unseal(key, token) for key, token in tokens.items()] == ["whsec_x", "whsec_x"]
+        with pytest.raises(ValueError, match="another SECRET_KEY"):
+            unseal("l" * 32, tokens[SECRET_KEY])
 
 
 def test_the_example_in_the_documentation_verifies_what_we_send() -> None:
@@ -125,7 +136,7 @@ def test_the_example_in_the_documentation_verifies_what_we_send() -> None:
     secret = default_secret(SECRET_KEY, "acme")
     exec(code[1].replace("whsec_…", secret), example)  # noqa: S102
     body = b'{"type":"job.succeeded","timestamp":"2026-01-31T12:00:00.000Z","data":{"id":"1"}}'
-    headers = sign_headers([secret], "1.1.succeeded", datetime.now(UTC), body)
+    headers = sign_headers([secret], "1_1_succeeded", datetime.now(UTC), body)
     assert example["read_webhook"](headers, body)["data"]["id"] == "1"
     with pytest.raises(WebhookVerificationError):
         example["read_webhook"](headers, body + b" ")

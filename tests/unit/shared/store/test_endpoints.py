@@ -114,6 +114,19 @@ async def test_what_waits_goes_to_the_new_url(queue: JobQueue, sync_redis: SyncR
     assert audit(sync_redis) == []
 
 
+async def test_a_new_url_does_not_answer_for_the_failures_of_the_old_one(queue: JobQueue) -> None:
+    await register(queue)
+    for day in range(6):
+        await end(queue, f"day{day}")
+        if day == 5:
+            await queue.endpoints.change(TENANT, "e1", {"url": "https://new.example/hook"})
+        claimed = await claim(queue) or await claim(queue)  # once in the old host's line, once in the new one's
+        recorded = await finish(queue, "s1", claimed[0], "failed", address="ill")
+        assert recorded
+        assert recorded.disabled is None
+        queue.pass_time(DAY)
+
+
 async def test_after_a_rotation_both_secrets_sign_for_a_day(queue: JobQueue) -> None:
     await register(queue)
     assert await queue.endpoints.rotate(TENANT, "e1", "sealed new") == "saved"

@@ -74,9 +74,11 @@ async def test_hosts_are_told_apart_by_scheme_name_and_port(queue: JobQueue) -> 
     assert [delivery.url for delivery in await claim(queue)] == [urls[0], *urls[3:]]
 
 
+@pytest.mark.parametrize("host_concurrency", [16, 1000])
 async def test_after_five_tries_in_silence_a_host_is_probed_by_one_delivery_at_a_time(
-    queue: JobQueue, sync_redis: SyncRedis
+    queue: JobQueue, sync_redis: SyncRedis, host_concurrency: int
 ) -> None:
+    queue.deliveries.host_concurrency = host_concurrency
     await end_jobs(queue, DEAD, 20)
     await silence(queue, 5)
     deliveries, look_in = await queue.deliveries.claim("s1", lease_seconds=10, limit=10)
