@@ -23,7 +23,7 @@ from shared.store.endpoints import MAX_ENDPOINTS
 from shared.webhooks import Endpoint, EndpointChange, EndpointRequest, EndpointWithSecret, RotateRequest
 
 router = APIRouter(prefix=f"{API}/webhooks", tags=["webhooks"], route_class=JSONRoute)
-_EXAMPLE_SECRET = "whsec_YW4gZXhhbXBsZSBvbmx5LCBuZXZlciBhIHNlY3JldCE="  # it says so itself
+_BROUGHT = "whsec_YW4gZXhhbXBsZSBvbmx5LCBuZXZlciBhIHNlY3JldCE="  # it says so itself
 _CREATE_EXAMPLES = {
     "all": {"summary": "Every message, with a secret that is made for you", "value": {"url": "https://example.com/h"}},
     "some": {
@@ -36,7 +36,7 @@ _CREATE_EXAMPLES = {
     },
     "secret": {
         "summary": "With a secret of your own",
-        "value": {"url": "https://example.com/h", "secret": _EXAMPLE_SECRET},
+        "value": {"url": "https://example.com/h", "secret": _BROUGHT},
     },
 }
 _CHANGE_EXAMPLES = {
@@ -47,7 +47,7 @@ _ROTATE_EXAMPLES = {
     "new": {"summary": "A secret that is made for you", "value": {}},
     "own": {
         "summary": "A secret of your own",
-        "value": {"secret": _EXAMPLE_SECRET},
+        "value": {"secret": _BROUGHT},
     },
 }
 # Secrets are shown once: nothing on the way may keep them.
