@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from shared.store import (
+    DeliveryFilter,
+    DeliveryLog,
     DeliveryStore,
+    EndpointStore,
     Filter,
     JobStore,
     KeeperStore,
@@ -53,8 +56,16 @@ async def test_each_call_says_that_a_server_that_is_not_there_is_unavailable() -
             lambda: store.wait_for_work(blocking, ["default"], [GRAPH], 1),
             lambda: list_jobs(redis, TENANT, Filter(), limit=1),
             lambda: deliveries.claim("s1", lease_seconds=1, limit=1),
-            lambda: deliveries.of_job(TENANT, "a"),
             lambda: deliveries.wait(1),
+            lambda: DeliveryLog(redis).of_job(TENANT, "a"),
+            lambda: DeliveryLog(redis).get(TENANT, "a"),
+            lambda: DeliveryLog(redis).page(TENANT, DeliveryFilter(), limit=1),
+            lambda: DeliveryLog(redis).redeliver_many(TENANT, ["a"]),
+            lambda: DeliveryLog(redis).backlog(),
+            lambda: EndpointStore(redis).of_tenant(TENANT),
+            lambda: EndpointStore(redis).get(TENANT, "a"),
+            lambda: EndpointStore(redis).rotate(TENANT, "a", "sealed"),
+            lambda: EndpointStore(redis).disabled_addresses(TENANT),
             lambda: Registry(redis).workers(),
             lambda: Registry(redis).catalogue(),
             lambda: Registry(redis).publish({}, {}),
