@@ -36,8 +36,8 @@ class Decision:
 def decide(answer: Answer, step: int, *, now: datetime, chance: float) -> Decision:
     """What to do after try number `step` (from 0) of a schedule. `chance`, from 0 to 1, spreads the next try by ±10 %.
 
-    Any 2xx is a delivery. 410 says that the address wants no more, `webhook-delivery: abort-message` that this message
-    is not wanted (Standard Webhooks), and all else is tried again.
+    Any 2xx is a delivery. 410 says that the address wants no more (Standard Webhooks 1.0), the answer's header
+    `webhook-delivery: abort-message` that this message is not wanted, and all else is tried again.
     `Retry-After` only makes the wait longer (RFC 9110, 10.2.3), up to 24 h, and the try then never comes early.
     """
     status, error, host = answer.status_code, answer.error, _host(answer)
