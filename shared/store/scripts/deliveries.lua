@@ -33,9 +33,9 @@ local function line_up(host)
   call('ZADD', KEY.hosts, full and 'inf' or int(math.max(tonumber(first), tonumber(paused_until or 0))), host)
 end
 
--- Puts a delivery into the line of its host; due at `at`.
+-- Puts a delivery into the line of its host; due at `at`, in ms.
 local function enter_line(dref, host, at)
-  call('ZADD', KEY.host_line .. host, int(at), dref)
+  call('ZADD', KEY.host_line .. host, int(tonumber(at)), dref)
   line_up(host)
 end
 

@@ -12,10 +12,10 @@ make_room()
 
 if ARGV[6] == '1' then
   for _, dref in ipairs(call('ZRANGEBYSCORE', KEY.deliveries_leases, '-inf', int(now), 'LIMIT', 0, BATCH)) do
-    local host = call('HGET', KEY.delivery .. dref, 'host')
+    local host, next_at = unpack(call('HMGET', KEY.delivery .. dref, 'host', 'next_at'))
     if host then
       stop_sending(dref, host)
-      enter_line(dref, host, now)
+      enter_line(dref, host, next_at) -- to its old place: it has waited
     else
       call('ZREM', KEY.deliveries_leases, dref)
     end
@@ -28,7 +28,7 @@ local taken, rested = {}, 0
 local function take(host, dref)
   local name, tenant = KEY.delivery .. dref, tenant_of(dref)
   call('ZREM', KEY.host_line .. host, dref)
-  local fields = call('HMGET', name, 'status', 'target', 'url', 'type', 'secret', 'address')
+  local fields = call('HMGET', name, 'status', 'target', 'url', 'type', 'secret', 'address', 'next_at')
   local delivery = { status = fields[1], target = fields[2] }
   if not delivery.status then return end -- deleted by hand
   local secrets = { fields[5] or nil }
@@ -42,7 +42,7 @@ local function take(host, dref)
     end
     if url ~= fields[3] then -- the endpoint has moved since
       call('HSET', name, 'url', url, 'host', new_host)
-      if new_host ~= host then return enter_line(dref, new_host, now) end
+      if new_host ~= host then return enter_line(dref, new_host, fields[7]) end
     end
     secrets = { secret }
     if old_secret and tonumber(old_until) > now then secrets[2] = old_secret end

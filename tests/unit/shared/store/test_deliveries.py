@@ -49,6 +49,20 @@ async def test_a_lost_senders_delivery_comes_again_after_its_lease(queue: JobQue
     assert await finish(queue, "s2", new, "delivered")
 
 
+@pytest.mark.parametrize("way", ["lost", "released"])
+async def test_what_comes_back_goes_before_a_backlog(queue: JobQueue, way: str) -> None:
+    await end_job(queue, "first")
+    (first,) = await claim(queue)
+    for number in range(20):
+        queue.pass_time(0.1)
+        await end_job(queue, f"later{number}")
+    if way == "lost":
+        queue.pass_time(10)
+    else:
+        await queue.deliveries.release("s1", first)
+    assert (await claim(queue, "s2", limit=1))[0].id == first.id
+
+
 async def test_a_lease_that_ends_says_when_to_look_again(queue: JobQueue) -> None:
     await end_job(queue)
     await claim(queue, "lost")
