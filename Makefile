@@ -47,7 +47,7 @@ worker: $(SYNCED) ## Start one worker, as in production: set REDIS_URL and SECRE
 bench: $(SYNCED) ## Measure this service beside plain arq and the bare graph
 	@$(RUN) bench
 
-chaos: $(SYNCED) ## Kill workers under load, for four minutes; reports/ gets the figures and the JUnit report
+chaos: $(SYNCED) ## Kill workers under load, for five minutes; reports/ gets the figures and the JUnit report
 	@$(RUN) pytest tests/chaos --junitxml=reports/chaos.xml
 
 planted-bugs: $(SYNCED) ## Plant bugs into the scripts, one after the other, and print what finds each

@@ -1,6 +1,6 @@
 """`python -m bench` (or `make bench`): measures everything, prints the tables and keeps them in `results.md`.
 
-`python -m bench service` and `python -m bench savers` measure that part, and replace its section only.
+`python -m bench service`, `savers` or `webhooks` measures that part, and replaces its section only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench.claims import measure as claims
 from bench.processes import child, gateway, until, valkey, worker, workers_ready
 from bench.report import conditions, keep, table
 from bench.savers import measure as savers
+from bench.webhooks import measure as webhooks
 
 Row = tuple[str, str, str]
 
@@ -126,7 +127,7 @@ def service(repeats: int, jobs: int) -> None:
     keep("Service", f"{conditions(repeats)} {servers}\n\n{table(('what', 'figure', 'ratio'), rows)}")
 
 
-PARTS = {"service": (service, 2000), "savers": (savers, 300)}
+PARTS = {"service": (service, 2000), "savers": (savers, 300), "webhooks": (webhooks, 2000)}
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)

@@ -32,9 +32,10 @@ async def submit(base: str, jobs: int, connections: int) -> dict[str, float]:
         return {"per_second": jobs / (time.perf_counter() - started)}
 
 
-async def batches(base: str, jobs: int, size: int) -> dict[str, float]:
-    """Submit `jobs` jobs in batches of `size`, two at a time."""
-    body = json.dumps({"jobs": [{"graph": "two_nodes", "input": INPUT}] * size}).encode()
+async def batches(base: str, jobs: int, size: int, webhook: str = "") -> dict[str, float]:
+    """Submit `jobs` jobs in batches of `size`, two at a time, each with this webhook if one is given."""
+    job = {"graph": "two_nodes", "input": INPUT} | ({"webhook": {"url": webhook}} if webhook else {})
+    body = json.dumps({"jobs": [job] * size}).encode()
     left = iter(range(jobs // size))
 
     async def client(session: aiohttp.ClientSession) -> None:
@@ -69,6 +70,7 @@ async def latency(base: str, jobs: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    what, base, *numbers = sys.argv[1:]
+    what, base, *rest = sys.argv[1:]
+    options = [int(one) if one.isdigit() else one for one in rest]
     measure = {"submit": submit, "batches": batches, "latency": latency}[what]
-    print(json.dumps(asyncio.run(measure(base, *(int(number) for number in numbers)))))  # type: ignore[operator]
+    print(json.dumps(asyncio.run(measure(base, *options))))  # type: ignore[operator]

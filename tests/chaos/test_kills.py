@@ -106,7 +106,7 @@ def check_all(chaos: Chaos, report: Report) -> list[Restart]:
     assert len(lost) < len(found) / 4, "a worker that lives keeps its leases"
     assert max(one.since_renewal for one in found) < WORST_SECONDS
     assert max(one.since_kill for one in found) < WORST_SECONDS
-    wanted = {f"{job}.1.succeeded" for job, plan in chaos.planned.items() if plan.webhook}
+    wanted = {f"{job}_1_succeeded" for job, plan in chaos.planned.items() if plan.webhook}
     assert set(webhook_ids) == wanted, "one webhook for each job's end"
     assert list(chaos.workers.log_lines("error", "critical")) == []
     assert chaos.redis.keys(key("checkpoints", "*")) == [], "a job that has succeeded keeps none"
