@@ -21,9 +21,9 @@ _ZSETS = {
     "deliveries_index", "deliveries_leases", "deliveries_expiry", "hosts", "host_line", "addresses_expiry", "disabled",
 }  # fmt: skip
 _SETS = {"lanes", "held", "queues", "graphs", "targets", "host_sending"}
-_STRINGS = {"running", "result", "input", "resume", "claims"}
+_STRINGS = {"running", "result", "input", "resume", "claims", "delivery_output"}
 _LISTS = {"deliveries"}
-_LENGTHS = {"events"}
+_LENGTHS = {"events", "delivery_attempts"}
 
 
 @dataclass(frozen=True)

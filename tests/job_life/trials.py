@@ -1,4 +1,4 @@
-"""Running the state machine: how often, how long, and from which seeds."""
+"""Running a state machine: how often, how long, and from which seeds."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
-from redis import Redis as SyncRedis
-from redis.asyncio import Redis
-
-from tests.job_life import JobLife
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 BATCHES = int(os.environ.get("JOB_LIFE_BATCHES", "5"))  # of the tests; more look deeper
+STEPS = 40  # of one life
 # From the tenth on hypothesis makes most examples by repeating parts of others, which here finds less than new ones.
 BATCH = settings(
     max_examples=9,
-    stateful_step_count=40,
     phases=[Phase.generate, Phase.shrink],
     database=None,
     deadline=None,
@@ -27,17 +23,19 @@ BATCH = settings(
 UNSHRUNK = settings(BATCH, phases=[Phase.generate])
 
 
-def try_out(connect: Callable[[], tuple[Redis, SyncRedis]], batches: int = BATCHES) -> None:
-    """Let jobs live on `connect()`, an empty server each time. Raises `AssertionError` with the shortest bad life."""
+def try_out(machine: Callable[[], RuleBasedStateMachine], batches: int = BATCHES, *, steps: int = STEPS) -> None:
+    """Let `machine()` live on an empty server each time. Raises `AssertionError` with the shortest bad life."""
     for _ in range(batches):
-        run_state_machine_as_test(_factory(lambda: JobLife(connect)), settings=BATCH)
+        run_state_machine_as_test(_factory(machine), settings=settings(BATCH, stateful_step_count=steps))
 
 
-def try_out_seeded(machine: Callable[[], JobLife], batches: int) -> None:
+def try_out_seeded(machine: Callable[[], RuleBasedStateMachine], batches: int, *, steps: int = STEPS) -> None:
     """The same lives each time, and no search for a shorter one where one goes wrong."""
     for number in range(batches):
-        run_state_machine_as_test(seed(number)(_factory(machine)), settings=UNSHRUNK)
+        run_state_machine_as_test(
+            seed(number)(_factory(machine)), settings=settings(UNSHRUNK, stateful_step_count=steps)
+        )
 
 
-def _factory(machine: Callable[[], JobLife]) -> Any:
+def _factory(machine: Callable[[], RuleBasedStateMachine]) -> Any:
     return lambda: machine()  # a seed stays with the function that it was given to

@@ -8,16 +8,16 @@ _FENCE = "return call('GET', KEY.running .. ref) == worker .. ' ' .. attempt end
 _FENCE_OF = "not holds(ref, worker, attempt)"
 
 ATTEMPTS = [
-    Bug("no fence", "prelude", _FENCE, "return true end"),
+    Bug("no fence", "ends", _FENCE, "return true end"),
     Bug(
         "a fence on the attempt alone",
-        "prelude",
+        "ends",
         _FENCE,
         "return string.match(call('GET', KEY.running .. ref) or '', ' (%d+)$') == attempt end",
     ),
     Bug(
         "a fence on the worker alone",
-        "prelude",
+        "ends",
         _FENCE,
         "return string.match(call('GET', KEY.running .. ref) or '', '^(.+) %d+$') == worker end",
     ),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from tests.planted.addresses import ADDRESSES
 from tests.planted.attempts import ATTEMPTS
+from tests.planted.deliveries import HOSTS, LEASED
 from tests.planted.records import RECORDS
+from tests.planted.resting import ENDPOINTS, RESTING
 from tests.planted.threads import THREADS
 
-BUGS = [*ATTEMPTS, *THREADS, *RECORDS]
+BUGS = [*ATTEMPTS, *THREADS, *RECORDS, *LEASED, *HOSTS, *ADDRESSES, *ENDPOINTS, *RESTING]

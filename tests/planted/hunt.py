@@ -1,4 +1,4 @@
-"""Planting a bug into the scripts' texts, in memory, and letting the state machine look for it."""
+"""Planting a bug into the scripts' texts, in memory, and letting a state machine look for it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from shared.store import scripts
+from tests.delivery_life import STEPS as LIFE_STEPS
+from tests.delivery_life import DeliveryLife
 from tests.fakes import fake_server
 from tests.job_life import JobLife
 from tests.job_life.trials import try_out_seeded
-from tests.planted.bug import Bug
+from tests.planted.bug import Bug, Life
+
+Machine = JobLife | DeliveryLife
 
 FOLDER = Path(scripts.__file__).parent
-BATCHES = 6
+BATCHES: dict[Life, int] = {"jobs": 6, "deliveries": 3}
+STEPS: dict[Life, int] = {"jobs": 40, "deliveries": LIFE_STEPS}
+LIVES: dict[Life, type[JobLife] | type[DeliveryLife]] = {"jobs": JobLife, "deliveries": DeliveryLife}
 
 
 @dataclass(frozen=True)
@@ -57,27 +63,30 @@ class _Found(BaseException):
     """Leaves hypothesis at once, which would live the same life again to report it."""
 
 
-class _Hunted(JobLife):
-    def teardown(self) -> None:
+def _hunted(life: type[Machine]) -> type[Machine]:
+    def teardown(self: Machine) -> None:
         wrong = sys.exc_info()[1]
         try:
-            super().teardown()
+            life.teardown(self)
         except AssertionError as error:
             wrong = wrong or error
         if isinstance(wrong, AssertionError):  # not where a script could not run: that is no bug to be found
             raise _Found from wrong
 
+    return type(f"Hunted{life.__name__}", (life,), {"teardown": teardown})
 
-def hunt() -> Hunt:
-    """Run the state machine until it finds something wrong: on fakeredis, always the same way."""
-    started, machines, broken = time.perf_counter(), list[JobLife](), ""
 
-    def machine() -> JobLife:
-        machines.append(_Hunted(_connect))
+def hunt(life: Life) -> Hunt:
+    """Run a state machine until it finds something wrong: on fakeredis, always the same way."""
+    started, machines, broken = time.perf_counter(), list[Machine](), ""
+    hunted = _hunted(LIVES[life])
+
+    def machine() -> Machine:
+        machines.append(hunted(_connect))
         return machines[-1]
 
     try:
-        try_out_seeded(machine, BATCHES)
+        try_out_seeded(machine, BATCHES[life], steps=STEPS[life])
     except _Found as found:
         broken = str(found.__cause__)
     seconds = time.perf_counter() - started

@@ -6,6 +6,7 @@ from tests.unit.shared.store.test_calls_sent_twice import *  # noqa: F403
 from tests.unit.shared.store.test_cancelling import *  # noqa: F403
 from tests.unit.shared.store.test_claiming import *  # noqa: F403
 from tests.unit.shared.store.test_deliveries import *  # noqa: F403
+from tests.unit.shared.store.test_delivery_life import *  # noqa: F403
 from tests.unit.shared.store.test_disowning import *  # noqa: F403
 from tests.unit.shared.store.test_finishing import *  # noqa: F403
 from tests.unit.shared.store.test_job_life import *  # noqa: F403
