@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis as redis_sync
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -12,9 +11,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError
 
+from shared.redis_url import is_sentinel_url, shown_address
 from shared.settings import SettingsError
 from shared.store.errors import StoreError, store_errors, translated
 from shared.store.scripts import Script
+from shared.store.sentinel import BlockingMasterPool, MasterPool, master, master_sync
 
 Argument = str | bytes | int | float
 CONNECT_SECONDS = 1.5
@@ -25,28 +26,31 @@ def connect(url: str, *, connections: int = 32, answer_within: float = 2.0, trie
 
     With `tries=2` a call whose connection broke is sent once more: only for callers whose scripts bear a repetition.
     """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=answer_within,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=answer_within,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), tries - 1),
-        retry_on_error=[ConnectionError] if tries > 1 else [],
-    )
-    return Redis.from_pool(pool)
+    options: dict[str, Any] = {
+        "max_connections": connections,
+        "timeout": answer_within,
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": answer_within,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), tries - 1),
+        "retry_on_error": [ConnectionError] if tries > 1 else [],
+    }
+    if is_sentinel_url(url):
+        return master(url, BlockingMasterPool, **options)
+    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
 
 
 def connect_blocking(url: str, *, answer_within: float | None = None) -> Redis:
     """A client for blocking reads and subscriptions: a connection of its own, no time limit unless one is given."""
-    redis: Redis = Redis.from_url(
-        url,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=answer_within,
-        socket_keepalive=True,
-        max_connections=4,
-    )
+    options: dict[str, Any] = {
+        "max_connections": 4,
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": answer_within,
+        "socket_keepalive": True,
+    }
+    if is_sentinel_url(url):
+        return master(url, MasterPool, **options)
+    redis: Redis = Redis.from_url(url, **options)
     return redis
 
 
@@ -60,25 +64,23 @@ def wait_until_reachable(url: str, *, within: float = 15.0) -> None:
                     redis.ping()
                 return
             except StoreError as error:
+                shown = shown_address(url)
                 if isinstance(error.__cause__, AuthenticationError):
-                    raise SettingsError(f"REDIS_URL is wrong: {address(url)} refused the login: {error}") from None
+                    raise SettingsError(f"REDIS_URL is wrong: {shown} refused the login: {error}") from None
                 if time.monotonic() >= deadline:
-                    reason = f"{address(url)} has not answered for {within:.0f} s: {error}"
+                    reason = f"{shown} has not answered for {within:.0f} s: {error}"
                     raise SettingsError(f"REDIS_URL is wrong, or its server is down: {reason}") from None
                 time.sleep(0.25)
 
 
-def address(url: str) -> str:
-    """The part of a Redis URL that may be shown: host and port, or the path of a socket."""
-    parts = urlsplit(url)
-    return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-
-
 def connect_sync(url: str, *, answer_within: float) -> redis_sync.Redis:
     """A synchronous client, for a thread of its own."""
-    return redis_sync.Redis.from_url(
-        url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=answer_within, socket_keepalive=True
-    )
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": answer_within,
+        "socket_keepalive": True,
+    }
+    return master_sync(url, **options) if is_sentinel_url(url) else redis_sync.Redis.from_url(url, **options)
 
 
 async def run(redis: Redis, script: Script, *args: Argument) -> Any:
