@@ -47,6 +47,7 @@ class Settings(BaseSettings):
 
     # Where things are kept
     redis_url: SecretStr | None = None
+    wait_replicas: int = Field(0, ge=0, le=10)
     database_url: SecretStr | None = None
     data_dir: Path = Path("data")
     secret_key: SecretStr | None = None

@@ -97,10 +97,10 @@ class Sentinels:
         except redis.RedisError:
             return {}
 
-    def fail_over(self) -> None:
+    def fail_over(self, *how: str) -> None:
         """Have the sentinels promote a replica of a master that is well, and wait for it."""
         before = self.master()
-        wait_until(lambda: self._ask(self.ports[0], "SENTINEL", "FAILOVER", NAME), what="a fail-over begins")
+        wait_until(lambda: self._ask(self.ports[0], "SENTINEL", "FAILOVER", NAME, *how), what="a fail-over begins")
         self.wait_for_other_than(before)
 
     def wait_for_other_than(self, server: Valkey) -> Valkey:
