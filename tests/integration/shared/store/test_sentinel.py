@@ -94,7 +94,7 @@ async def test_every_kind_of_connection_follows_a_fail_over(group: Sentinels) ->
         job = await queue.take()
         before = group.master()
         await until(lambda: heard == [None] or len(heard) > 1)
-        await asyncio.to_thread(group.fail_over)
+        await asyncio.to_thread(group.fail_over, "COORDINATED")
         await until(lambda: works(queue, "b"), FAILOVER_SECONDS)
         assert queue.renew("w1", job) == ["held"]
         heard.clear()
