@@ -112,6 +112,18 @@ class Sentinels:
         )
         return self.master()
 
+    def settle(self) -> None:
+        """Wait until all sentinels name one master, which has all others as its replicas."""
+
+        def settled() -> bool:
+            answers = [self._ask(port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME) for port in self.ports]
+            if len({tuple(answer or ()) for answer in answers}) > 1:
+                return False
+            known = self.info(self.master())
+            return known.get("role") == "master" and known["connected_slaves"] == len(self.servers) - 1
+
+        wait_until(settled, FAILOVER_SECONDS, what="the fail-over is over")
+
     def stop(self) -> None:
         for process in self.sentinels:
             process.resume()

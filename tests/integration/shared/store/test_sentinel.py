@@ -26,13 +26,20 @@ PASSWORD, SENTINEL_PASSWORD = "q-secret", "r-secret"
 
 
 @pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
+def shared_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
     """A group with passwords, for tests that leave it with a master, its replicas and all sentinels."""
     servers = Sentinels(tmp_path_factory.mktemp("group"), password=PASSWORD, sentinel_password=SENTINEL_PASSWORD)
     try:
         yield servers.start()
     finally:
         servers.stop()
+
+
+@pytest.fixture
+def group(shared_group: Sentinels) -> Sentinels:
+    shared_group.settle()
+    shared_group.master().flush()
+    return shared_group
 
 
 @pytest.fixture
