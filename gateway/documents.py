@@ -22,7 +22,7 @@ _LINKS: dict[str, Any] = {
 }
 # What any route may answer, whatever it does.
 _ANYWHERE = ("host_not_allowed", "unauthorized", "body_too_large", "internal_error")
-_STORE = ("store_unavailable", "store_full")
+_STORE = ("store_unavailable", "store_full", "not_replicated")
 _BODY = ("invalid_json", "unsupported_media_type", "validation_error", "integer_too_large", "too_deeply_nested")
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from shared.store import StoreError, StoreFull
+from shared.store import NotReplicated, StoreError, StoreFull
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 PROBLEM_JSON = "application/problem+json"
@@ -58,6 +58,7 @@ CODES = {
     "internal_error": 500,
     "store_unavailable": 503,
     "store_full": 503,
+    "not_replicated": 503,
 }
 # What pydantic says in words of its own.
 _IN_OUR_WORDS = {
@@ -172,6 +173,12 @@ def store_problem(error: StoreError) -> Problem:
     if isinstance(error, StoreFull):
         detail = "The queue takes no more just now: its memory or disk is full. Try again later."
         return Problem("store_full", detail, headers=headers)
+    if isinstance(error, NotReplicated):
+        detail = (
+            "It is done, but too few replicas have it: a fail-over could still undo it. Send the request again; "
+            "a submit, with the same Idempotency-Key: it gives the same job, once the replicas have it."
+        )
+        return Problem("not_replicated", detail, headers=headers)
     detail = "The queue cannot be reached just now. Try again soon; a submit, with the same Idempotency-Key."
     return Problem("store_unavailable", detail, headers=headers)
 

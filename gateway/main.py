@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 
+import structlog
 from fastapi import FastAPI
 from redis.asyncio import Redis
 from starlette.middleware import Middleware
@@ -23,8 +24,11 @@ from gateway.routes import install_routes
 from gateway.services import REDIS_SECONDS, make_services
 from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
-from shared.store import connect, connect_blocking
+from shared.store import StoreError, connect, connect_blocking
+from shared.store.safety import SafetyWatch
 
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+SAFETY_SECONDS = 5.0  # between looks; those that a server answered are further apart
 TITLE = "multi-agent-service"
 VERSION = "1"
 DESCRIPTION = (
@@ -50,7 +54,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with services.waiters.reading():
+        async with services.waiters.reading(), _watching(SafetyWatch(redis, wait_replicas=settings.wait_replicas)):
             with _before_shutdown(services.waiters.release):
                 yield
         await redis.aclose()
@@ -75,6 +79,28 @@ def create_app(
     install_routes(app)
     app.openapi = lambda: openapi_page(app)  # type: ignore[method-assign]
     return app
+
+
+@asynccontextmanager
+async def _watching(watch: SafetyWatch) -> AsyncIterator[None]:
+    """Look at how Redis is set up, now and then."""
+
+    async def look() -> None:
+        while True:
+            try:
+                await watch.look()
+            except StoreError:
+                pass  # its absence is told elsewhere
+            except Exception:
+                logger.exception("cannot look at how Redis is set up")
+            await asyncio.sleep(SAFETY_SECONDS)
+
+    task = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextmanager

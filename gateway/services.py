@@ -33,16 +33,16 @@ class Services:
 
 def make_services(settings: Settings, redis: Redis, notices_redis: Redis) -> Services:
     """`redis` answers requests, `notices_redis` is for one subscription."""
-    ttl = settings.result_ttl_seconds
-    jobs = JobStore(redis, result_ttl_seconds=ttl)
+    replicas = settings.wait_replicas
+    jobs = JobStore(redis, result_ttl_seconds=settings.result_ttl_seconds, wait_replicas=replicas)
     registry = Registry(redis)
     catalogue = Catalogue(registry)
     return Services(
         settings=settings,
         redis=redis,
         jobs=jobs,
-        deliveries=DeliveryLog(redis),
-        endpoints=EndpointStore(redis),
+        deliveries=DeliveryLog(redis, wait_replicas=replicas),
+        endpoints=EndpointStore(redis, wait_replicas=replicas),
         registry=registry,
         catalogue=catalogue,
         waiters=Waiters(jobs, Notices(notices_redis), catalogue.invalidate),

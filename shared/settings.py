@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.jobs import Name
+from shared.redis_url import check_redis_url
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
 
     # Where things are kept
     redis_url: SecretStr | None = None
+    wait_replicas: int = Field(0, ge=0, le=10)
     database_url: SecretStr | None = None
     data_dir: Path = Path("data")
     secret_key: SecretStr | None = None
@@ -103,16 +105,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return value
-        try:
-            parts = urlsplit(value.get_secret_value())
-            _ = parts.port  # raises where it is none
-        except ValueError:
-            # The reason may hold a piece of the password.
-            raise ValueError("it has the form redis://user:password@host:6379/0") from None
-        if parts.scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("must start with redis://, rediss:// or unix://")
+        if value is not None:
+            check_redis_url(value.get_secret_value())
         return value
 
     @field_validator("database_url")

@@ -211,11 +211,11 @@ def fetch(url: str, data: bytes | None = None, headers: Mapping[str, str] | None
 class Valkey:
     """A real Valkey on a free port that loses nothing it confirmed, and can be killed and started again on its data."""
 
-    def __init__(self, folder: Path, **options: str) -> None:
+    def __init__(self, folder: Path, *, password: str = "", **options: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{f':{password}@' * bool(password)}127.0.0.1:{self.port}/0"
         self.options = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
         self.process = self._start()
 

@@ -24,6 +24,7 @@ from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
 from shared.store import JobStore, KeeperStore, Registry, StoreError, connect, connect_blocking, connect_sync
 from shared.store.connection import wait_until_reachable
+from shared.store.safety import SafetyWatch
 from worker.node_threads import NodeThreads
 from worker.signals import StopSignals
 
@@ -104,8 +105,10 @@ async def work(
     from worker.runner import Runner
 
     redis = ArqRedis(connect(url, connections=CONNECTIONS, answer_within=ANSWER_SECONDS).connection_pool)
-    store = JobStore(redis, result_ttl_seconds=settings.result_ttl_seconds)
+    kept = {"result_ttl_seconds": settings.result_ttl_seconds, "wait_replicas": settings.wait_replicas}
+    store = JobStore(redis, **kept)
     registry = Registry(redis)
+    safety = SafetyWatch(redis, wait_replicas=settings.wait_replicas)
     threads = ThreadMemory(settings.thread_database, connections=settings.worker_concurrency)
     started_at = rfc3339(int(time.time() * 1000))
     published_at = -CATALOGUE_SECONDS
@@ -125,6 +128,7 @@ async def work(
 
     async def housekeeping() -> None:
         nonlocal published_at
+        await safety.look()
         while max(await store.expire(EXPIRE_BATCH)) == EXPIRE_BATCH:
             pass
         if time.monotonic() - published_at >= CATALOGUE_SECONDS:
@@ -136,9 +140,7 @@ async def work(
         await catalogue.publish(registry)
     warm_models(settings)
     keeper = Keeper(
-        KeeperStore(
-            connect_sync(url, answer_within=ANSWER_SECONDS), worker_id, result_ttl_seconds=settings.result_ttl_seconds
-        ),
+        KeeperStore(connect_sync(url, answer_within=ANSWER_SECONDS), worker_id, **kept),
         settings.lease_seconds,
         loop,
         state,

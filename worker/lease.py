@@ -2,7 +2,7 @@
 
 Each write first asks the local clock: past the deadline it waits, and only when a renewal answers that the lease is
 gone does the attempt end, with nothing written. While Redis is away a write waits too and is sent again: the scripts
-bear the repetition.
+bear the repetition. So does a write that too few replicas have: a step, or an outcome, counts once they have it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 import structlog
 
-from shared.store import Claimed, JobStore, StoreError
+from shared.store import Claimed, JobStore, NotReplicated, StoreError
 
 logger = structlog.get_logger(__name__)
 Answer = TypeVar("Answer")
@@ -160,10 +160,17 @@ class FencedWriter:
         return answer
 
     async def _when_held(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        written = False
         while True:
-            await self.lease.confirmed()
+            if not written:
+                await self.lease.confirmed()
             try:
                 return await call()
+            except NotReplicated as error:
+                # Whether it stands, the script says when it is sent again; a lease that it ended tells nothing.
+                written = True
+                logger.warning("attempt waits for replicas", error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
             except StoreError as error:
                 logger.warning("attempt waits for Redis", error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)

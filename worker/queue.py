@@ -210,6 +210,10 @@ class JobWorker(ArqWorker):
         return True
 
     def _start(self, job: Claimed, asked_at: float, now_ms: int) -> None:
+        if f"{job.ref} {job.attempt}" in self.running:
+            # A fail-over took the claim of this very attempt back, and now it is given again: it runs already.
+            logger.warning("attempt claimed again after a fail-over", job=job.id, attempt=job.attempt)
+            return
         self._alone = self._alone or job.alone
         if job.attempt == 1:
             ready_at = int(job.record.get(b"run_at") or job.record[b"created_at"])

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Response
 
 from gateway.documents import Alive, HealthDocument, answers
 from gateway.limits import answered_in_time
-from gateway.redis_safety import unsafe_settings
 from gateway.routes.answer import json_answer
 from gateway.services import CurrentServices
 from shared.records import API
 from shared.store import StoreError
 from shared.store.errors import store_errors
+from shared.store.safety import Safety, look_at_server
 
 router = APIRouter(prefix=f"{API}/health", tags=["health"])
 _DEGRADED = "It works, but Redis may lose or refuse jobs"
@@ -54,17 +54,23 @@ async def get_ready(services: CurrentServices) -> Response:
 async def get_health(services: CurrentServices) -> Response:
     try:
         async with answered_in_time():
-            unsafe = await unsafe_settings(services.redis)
+            safety = await look_at_server(services.redis, wait_replicas=services.settings.wait_replicas)
             workers = await services.registry.workers()
     except StoreError:
         down = {"status": "down", "detail": "Redis cannot be reached."}
         unknown = {"status": "down", "detail": "Unknown while Redis is away."}
         return json_answer({"status": "down", "parts": {"redis": down, "workers": unknown}}, 503)
-    redis: dict[str, Any] = {"status": "ok"}
-    if unsafe:
-        redis = {"status": "degraded", "detail": f"{_DEGRADED}: {'; '.join(unsafe)}."}
+    redis = _redis_part(safety)
     at_work: dict[str, Any] = {"status": "ok", "count": len(workers)}
     if not workers:
         at_work |= {"status": "degraded", "detail": "No worker is running: jobs are accepted and wait."}
     status = "ok" if redis["status"] == at_work["status"] == "ok" else "degraded"
     return json_answer({"status": status, "parts": {"redis": redis, "workers": at_work}})
+
+
+def _redis_part(safety: Safety) -> dict[str, Any]:
+    if safety.unsafe:
+        return {"status": "degraded", "detail": f"{_DEGRADED}: {'; '.join(safety.unsafe)}."}
+    if safety.unknown:
+        return {"status": "ok", "detail": f"This server does not tell whether it is safe: {', '.join(safety.unknown)}."}
+    return {"status": "ok"}

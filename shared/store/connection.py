@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis as redis_sync
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -12,12 +11,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError
 
+from shared.redis_url import is_sentinel_url, shown_address
 from shared.settings import SettingsError
-from shared.store.errors import StoreError, store_errors, translated
+from shared.store.errors import NotReplicated, StoreError, store_errors, translated
 from shared.store.scripts import Script
+from shared.store.sentinel import BlockingMasterPool, MasterPool, master, master_sync
 
 Argument = str | bytes | int | float
 CONNECT_SECONDS = 1.5
+WAIT_MS = 700  # for replicas: twice, where the server does not know the script, within what a request may take
 
 
 def connect(url: str, *, connections: int = 32, answer_within: float = 2.0, tries: int = 1) -> Redis:
@@ -25,28 +27,31 @@ def connect(url: str, *, connections: int = 32, answer_within: float = 2.0, trie
 
     With `tries=2` a call whose connection broke is sent once more: only for callers whose scripts bear a repetition.
     """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=answer_within,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=answer_within,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), tries - 1),
-        retry_on_error=[ConnectionError] if tries > 1 else [],
-    )
-    return Redis.from_pool(pool)
+    options: dict[str, Any] = {
+        "max_connections": connections,
+        "timeout": answer_within,
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": answer_within,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), tries - 1),
+        "retry_on_error": [ConnectionError] if tries > 1 else [],
+    }
+    if is_sentinel_url(url):
+        return master(url, BlockingMasterPool, **options)
+    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
 
 
 def connect_blocking(url: str, *, answer_within: float | None = None) -> Redis:
     """A client for blocking reads and subscriptions: a connection of its own, no time limit unless one is given."""
-    redis: Redis = Redis.from_url(
-        url,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=answer_within,
-        socket_keepalive=True,
-        max_connections=4,
-    )
+    options: dict[str, Any] = {
+        "max_connections": 4,
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": answer_within,
+        "socket_keepalive": True,
+    }
+    if is_sentinel_url(url):
+        return master(url, MasterPool, **options)
+    redis: Redis = Redis.from_url(url, **options)
     return redis
 
 
@@ -60,59 +65,95 @@ def wait_until_reachable(url: str, *, within: float = 15.0) -> None:
                     redis.ping()
                 return
             except StoreError as error:
+                shown = shown_address(url)
                 if isinstance(error.__cause__, AuthenticationError):
-                    raise SettingsError(f"REDIS_URL is wrong: {address(url)} refused the login: {error}") from None
+                    raise SettingsError(f"REDIS_URL is wrong: {shown} refused the login: {error}") from None
                 if time.monotonic() >= deadline:
-                    reason = f"{address(url)} has not answered for {within:.0f} s: {error}"
+                    reason = f"{shown} has not answered for {within:.0f} s: {error}"
                     raise SettingsError(f"REDIS_URL is wrong, or its server is down: {reason}") from None
                 time.sleep(0.25)
 
 
-def address(url: str) -> str:
-    """The part of a Redis URL that may be shown: host and port, or the path of a socket."""
-    parts = urlsplit(url)
-    return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-
-
 def connect_sync(url: str, *, answer_within: float) -> redis_sync.Redis:
     """A synchronous client, for a thread of its own."""
-    return redis_sync.Redis.from_url(
-        url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=answer_within, socket_keepalive=True
-    )
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": answer_within,
+        "socket_keepalive": True,
+    }
+    return master_sync(url, **options) if is_sentinel_url(url) else redis_sync.Redis.from_url(url, **options)
 
 
-async def run(redis: Redis, script: Script, *args: Argument) -> Any:
-    """Run a script. Raises `StoreUnavailable`, `StoreFull`, or redis-py's `ResponseError` for a bug in the script."""
+async def run(redis: Redis, script: Script, *args: Argument, replicas: int = 0) -> Any:
+    """Run a script; where it promises something, wait until this many replicas have it.
+
+    Raises `StoreUnavailable` (`NotReplicated` among them), `StoreFull`, or redis-py's `ResponseError` for a bug in the
+    script.
+    """
     with store_errors():
+        if replicas and script.promises:
+            answer, has = await _pipelined(redis, script, [list(args)], replicas)
+            if isinstance(answer, NoScriptError):
+                answer, has = await _pipelined(redis, script, [list(args)], replicas, with_text=True)
+            return _replicated(answer, has, replicas)
         try:
             return await redis.evalsha(script.sha, 0, *args)  # type: ignore[arg-type, misc]
         except NoScriptError:
             return await redis.eval(script.text, 0, *args)  # type: ignore[arg-type, misc]
 
 
-async def run_many(redis: Redis, script: Script, calls: list[list[Argument]]) -> list[Any]:
+async def run_many(redis: Redis, script: Script, calls: list[list[Argument]], *, replicas: int = 0) -> list[Any]:
     """Run a script once for each list of arguments, in one round trip. An error stands in its own place."""
+    replicas = replicas if script.promises else 0
     with store_errors():
-        answers = await _pipelined(redis, script, calls)
+        # The first brings the text along: no later one can run before it because the server did not know the script.
+        *answers, has = await _pipelined(redis, script, calls, replicas, with_text=True)
         if any(isinstance(answer, NoScriptError) for answer in answers):  # flushed in the middle
             again = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            for index, answer in zip(again, await _pipelined(redis, script, [calls[i] for i in again]), strict=True):
+            *late, has = await _pipelined(redis, script, [calls[i] for i in again], replicas, with_text=True)
+            for index, answer in zip(again, late, strict=True):
                 answers[index] = answer
-    return [translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
+    return [_error_or_replicated(answer, has, replicas) for answer in answers]
 
 
-async def _pipelined(redis: Redis, script: Script, calls: list[list[Argument]]) -> list[Any]:
+async def _pipelined(
+    redis: Redis, script: Script, calls: list[list[Argument]], replicas: int, *, with_text: bool = False
+) -> list[Any]:
+    """The answers, errors among them, and how many replicas have it all: asked in the same round trip."""
     pipeline = redis.pipeline(transaction=False)
     for place, args in enumerate(calls):
-        # The first brings the text along: no later one can run before it because the server did not know the script.
-        pipeline.eval(script.text, 0, *args) if place == 0 else pipeline.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
-    return await pipeline.execute(raise_on_error=False)
+        whole = with_text and place == 0
+        pipeline.eval(script.text, 0, *args) if whole else pipeline.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
+    if not replicas:
+        return [*await pipeline.execute(raise_on_error=False), 0]
+    pipeline.execute_command("WAIT", replicas, WAIT_MS)
+    return list(await pipeline.execute(raise_on_error=False))
 
 
-def run_sync(redis: redis_sync.Redis, script: Script, *args: Argument) -> Any:
+def _replicated(answer: Any, has: Any, replicas: int) -> Any:
+    """The answer, where enough replicas have it. Raises what it, or the question for replicas, failed with."""
+    for one in (answer, has):
+        if isinstance(one, Exception):
+            raise one
+    if has < replicas:
+        raise NotReplicated(f"{has} of {replicas} replicas have it after {WAIT_MS} ms")
+    return answer
+
+
+def _error_or_replicated(answer: Any, has: Any, replicas: int) -> Any:
+    try:
+        return _replicated(answer, has, replicas)
+    except Exception as error:
+        return translated(error)
+
+
+def run_sync(redis: redis_sync.Redis, script: Script, *args: Argument, replicas: int = 0) -> Any:
     """`run` for a synchronous client."""
     with store_errors():
         try:
-            return redis.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
+            answer = redis.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
         except NoScriptError:
-            return redis.eval(script.text, 0, *args)  # type: ignore[arg-type]
+            answer = redis.eval(script.text, 0, *args)  # type: ignore[arg-type]
+        if replicas and script.promises:
+            return _replicated(answer, redis.wait(replicas, WAIT_MS), replicas)
+        return answer

@@ -49,8 +49,9 @@ class Backlog:
 class DeliveryLog:
     """What clients do. Documents are as `shared.webhooks.Delivery` has them, ready for orjson."""
 
-    def __init__(self, redis: Redis, *, clock_offset_ms: int = 0) -> None:
+    def __init__(self, redis: Redis, *, wait_replicas: int = 0, clock_offset_ms: int = 0) -> None:
         self.redis = redis
+        self.wait_replicas = wait_replicas
         self.clock_offset_ms = clock_offset_ms
 
     async def of_job(self, tenant: str, job_id: str) -> list[dict[str, Any]]:
@@ -86,13 +87,14 @@ class DeliveryLog:
 
     async def redeliver(self, tenant: str, delivery_id: str) -> RedeliverOutcome:
         """Send a delivery again, now and with a fresh schedule."""
-        answer = await run(self.redis, scripts.REDELIVER, self.clock_offset_ms, ref(tenant, delivery_id))
+        args: list[Argument] = [self.clock_offset_ms, ref(tenant, delivery_id)]
+        answer = await run(self.redis, scripts.REDELIVER, *args, replicas=self.wait_replicas)
         return answer.decode()  # type: ignore[no-any-return]
 
     async def redeliver_many(self, tenant: str, delivery_ids: Sequence[str]) -> list[RedeliverOutcome | Exception]:
         """Send several deliveries again in one round trip, each for itself."""
         calls: list[list[Argument]] = [[self.clock_offset_ms, ref(tenant, name)] for name in delivery_ids]
-        answers = await run_many(self.redis, scripts.REDELIVER, calls)
+        answers = await run_many(self.redis, scripts.REDELIVER, calls, replicas=self.wait_replicas)
         return [answer if isinstance(answer, Exception) else answer.decode() for answer in answers]
 
     async def now_ms(self) -> int:

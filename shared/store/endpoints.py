@@ -22,8 +22,9 @@ Fields = Mapping[bytes, bytes]
 class EndpointStore:
     """What clients do to endpoints and addresses. Documents are as `shared.webhooks` has them."""
 
-    def __init__(self, redis: Redis, *, clock_offset_ms: int = 0) -> None:
+    def __init__(self, redis: Redis, *, wait_replicas: int = 0, clock_offset_ms: int = 0) -> None:
         self.redis = redis
+        self.wait_replicas = wait_replicas
         self.clock_offset_ms = clock_offset_ms
 
     async def create(
@@ -91,12 +92,12 @@ class EndpointStore:
         flat = [part for pair in fields.items() for part in pair]
         answer = await run(
             self.redis, scripts.ENDPOINT_SAVE, self.clock_offset_ms,
-            tenant, endpoint_id, "" if most is None else most, OLD_SECRET_MS, *flat,
+            tenant, endpoint_id, "" if most is None else most, OLD_SECRET_MS, *flat, replicas=self.wait_replicas,
         )  # fmt: skip
         return answer.decode()  # type: ignore[no-any-return]
 
     async def _call(self, script: scripts.Script, *args: Argument) -> bool:
-        return int(await run(self.redis, script, self.clock_offset_ms, *args)) == 1
+        return int(await run(self.redis, script, self.clock_offset_ms, *args, replicas=self.wait_replicas)) == 1
 
     async def _now_ms(self) -> int:
         with store_errors():

@@ -23,6 +23,13 @@ class StoreUnavailable(StoreError):
     """Redis cannot be reached, or is not ready: try again soon."""
 
 
+class NotReplicated(StoreUnavailable):
+    """The master did it, but fewer replicas than `WAIT_REPLICAS` said in time that they have it: repeat the call.
+
+    The scripts bear that: the repetition says what became of it, and waits for the replicas again.
+    """
+
+
 class StoreFull(StoreError):
     """Redis refused the write: its memory or its disk is full."""
 
@@ -46,6 +53,7 @@ def translated(error: Exception) -> Exception:
         return StoreFull(text)
     if isinstance(error, (ConnectionError, TimeoutError, InvalidResponse, ReadOnlyError, OSError)):
         return StoreUnavailable(text)
-    if text.startswith(("MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS")):
+    # UNBLOCKED is what a blocking read is told when its server becomes a replica.
+    if text.startswith(("MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "UNBLOCKED")):
         return StoreUnavailable(text)
     return error

@@ -21,10 +21,13 @@ RetryOutcome = Literal["queued", "refused", "moved_on", "missing"]
 
 
 class JobStore:
-    """All that is done to jobs. `clock_offset_ms` moves the scripts' clock, for tests only."""
+    """All that is done to jobs. What it promises, `wait_replicas` have. `clock_offset_ms` is for tests only."""
 
-    def __init__(self, redis: Redis, *, result_ttl_seconds: int, clock_offset_ms: int = 0) -> None:
+    def __init__(
+        self, redis: Redis, *, result_ttl_seconds: int, wait_replicas: int = 0, clock_offset_ms: int = 0
+    ) -> None:
         self.redis = redis
+        self.wait_replicas = wait_replicas
         self.result_ttl_ms = result_ttl_seconds * 1000
         self.clock_offset_ms = clock_offset_ms
 
@@ -32,11 +35,12 @@ class JobStore:
 
     async def submit(self, job: NewJob) -> Submitted:
         """Accept one job, or say why not; after `created` it is never lost."""
-        return _submitted(await run(self.redis, scripts.SUBMIT, *self._submit_args(job)))
+        return _submitted(await run(self.redis, scripts.SUBMIT, *self._submit_args(job), replicas=self.wait_replicas))
 
     async def submit_many(self, jobs: Sequence[NewJob]) -> list[Submitted | Exception]:
         """Accept several jobs in one round trip, each for itself."""
-        answers = await run_many(self.redis, scripts.SUBMIT, [self._submit_args(job) for job in jobs])
+        calls = [self._submit_args(job) for job in jobs]
+        answers = await run_many(self.redis, scripts.SUBMIT, calls, replicas=self.wait_replicas)
         return [answer if isinstance(answer, Exception) else _submitted(answer) for answer in answers]
 
     async def get(self, tenant: str, job_id: str) -> StoredJob | None:
@@ -82,7 +86,7 @@ class JobStore:
         calls: list[list[Argument]] = [
             [self.clock_offset_ms, ref(tenant, job_id), start, _call_id()] for job_id in job_ids
         ]
-        answers = await run_many(self.redis, scripts.RETRY, calls)
+        answers = await run_many(self.redis, scripts.RETRY, calls, replicas=self.wait_replicas)
         return [
             answer if isinstance(answer, Exception) else (answer[0].decode(), answer[1].decode()) for answer in answers
         ]
@@ -270,7 +274,7 @@ class JobStore:
         return next((place for place, rank in zip(places, ranks, strict=True) if rank is not None), places[0])
 
     async def _call(self, script: scripts.Script, *args: Argument) -> Any:
-        return await run(self.redis, script, self.clock_offset_ms, *args)
+        return await run(self.redis, script, self.clock_offset_ms, *args, replicas=self.wait_replicas)
 
     def _submit_args(self, job: NewJob) -> list[Argument]:
         fields: dict[str, str | bytes] = {"max_attempts": str(job.max_attempts), **job.fields}

@@ -27,13 +27,15 @@ EVERY_CLAIM = 2**53 - 1  # no claim has a larger number
 class KeeperStore:
     """What a worker's keeper thread does, on a synchronous connection of its own.
 
-    `result_ttl_seconds` is the retention of the jobs that it ends.
+    `result_ttl_seconds` is the retention of the jobs that it ends; their ends, `wait_replicas` have.
     """
 
     def __init__(
-        self, redis: SyncRedis, worker: str, *, result_ttl_seconds: int = RESULT_TTL_SECONDS, clock_offset_ms: int = 0
-    ) -> None:
+        self, redis: SyncRedis, worker: str, *,
+        result_ttl_seconds: int = RESULT_TTL_SECONDS, wait_replicas: int = 0, clock_offset_ms: int = 0,
+    ) -> None:  # fmt: skip
         self.redis = redis
+        self.wait_replicas = wait_replicas
         self.worker = worker
         self.result_ttl_ms = result_ttl_seconds * 1000
         self.clock_offset_ms = clock_offset_ms
@@ -58,7 +60,7 @@ class KeeperStore:
         """End the round as failed; `error` is its JSON."""
         answer = run_sync(
             self.redis, scripts.FINISH, self.clock_offset_ms, self.worker, ref, attempt,
-            "failed", "", self.result_ttl_ms, 1, "error", error,
+            "failed", "", self.result_ttl_ms, 1, "error", error, replicas=self.wait_replicas,
         )  # fmt: skip
         return answer.decode()  # type: ignore[no-any-return]
 

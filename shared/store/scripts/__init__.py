@@ -16,36 +16,41 @@ _FOLDER = Path(__file__).parent
 
 
 class Script:
-    """One transition: its name, its Lua text and the SHA-1 that the server knows it by."""
+    """One transition: its name, its Lua text and the SHA-1 that the server knows it by.
 
-    def __init__(self, name: str) -> None:
+    `promises`: whether others build on its answer, so that it waits for `WAIT_REPLICAS`; what the others lose when the
+    master is lost is done again.
+    """
+
+    def __init__(self, name: str, *, promises: bool = False) -> None:
         keys = ", ".join(f"{short} = '{name}'" for short, name in KEYS.items())
         parts = [(_FOLDER / f"{part}.lua").read_text("utf-8") for part in (*SHARED, name)]
         self.name = name
+        self.promises = promises
         self.text = "\n".join((f"local KEY = {{ {keys} }}", *parts))
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-SUBMIT = Script("submit")
+SUBMIT = Script("submit", promises=True)
 CLAIM = Script("claim")
 RENEW = Script("renew")
 APPEND = Script("append")
-FINISH = Script("finish")
-RELEASE = Script("release")
-CANCEL = Script("cancel")
-RETRY = Script("retry")
-RESUME = Script("resume")
-CHECKPOINT = Script("checkpoint")
-PIN = Script("pin")
+FINISH = Script("finish", promises=True)
+RELEASE = Script("release", promises=True)
+CANCEL = Script("cancel", promises=True)
+RETRY = Script("retry", promises=True)
+RESUME = Script("resume", promises=True)
+CHECKPOINT = Script("checkpoint", promises=True)
+PIN = Script("pin", promises=True)
 DISOWN = Script("disown")
-ERASE = Script("erase")
+ERASE = Script("erase", promises=True)
 EXPIRE = Script("expire")
 DELIVERY_CLAIM = Script("delivery_claim")
 DELIVERY_FINISH = Script("delivery_finish")
 DELIVERY_RENEW = Script("delivery_renew")
 DELIVERY_RELEASE = Script("delivery_release")
-REDELIVER = Script("redeliver")
+REDELIVER = Script("redeliver", promises=True)
 PING = Script("ping")
-ENDPOINT_SAVE = Script("endpoint_save")
-ENDPOINT_DROP = Script("endpoint_drop")
-ADDRESS_SWITCH = Script("address_switch")
+ENDPOINT_SAVE = Script("endpoint_save", promises=True)
+ENDPOINT_DROP = Script("endpoint_drop", promises=True)
+ADDRESS_SWITCH = Script("address_switch", promises=True)

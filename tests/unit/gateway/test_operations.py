@@ -8,8 +8,10 @@ from typing import Any
 import fakeredis
 import pytest
 from redis import Redis as SyncRedis
+from redis.asyncio import Redis
 
 from shared.store import KeeperStore, connect
+from shared.store.safety import Safety
 from tests.servers import free_port
 from tests.unit.gateway.conftest import BROKEN, STRICT, Gateway, MakeGateway, problem
 
@@ -55,28 +57,17 @@ async def test_workers_are_listed_while_they_live(gateway: Gateway, beat: Any) -
     assert (await gateway.get("/workers")).json()["items"] == []
 
 
-class _Server:
-    """What a server says about itself."""
+def _set_up(monkeypatch: pytest.MonkeyPatch, *unsafe: str, unknown: tuple[str, ...] = ()) -> None:
+    async def look(_: Redis, *, wait_replicas: int) -> Safety:
+        return Safety(unsafe, unknown)
 
-    def __init__(self, policy: str = "noeviction", aof: int = 1, fsync: str = "always") -> None:
-        self.policy, self.aof, self.fsync = policy, aof, fsync
-
-    async def info(self, section: str) -> dict[str, Any]:
-        return {"maxmemory_policy": self.policy} if section == "memory" else {"aof_enabled": self.aof}
-
-    async def config_get(self, _: str) -> dict[str, str]:
-        return {"appendfsync": self.fsync}
-
-
-def _set_up(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, server: _Server) -> None:
-    monkeypatch.setattr(gateway.services.redis, "info", server.info)
-    monkeypatch.setattr(gateway.services.redis, "config_get", server.config_get)
+    monkeypatch.setattr("gateway.routes.health.look_at_server", look)
 
 
 async def test_health_is_ok_with_a_safe_redis_and_a_worker(
     gateway: Gateway, beat: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _set_up(gateway, monkeypatch, _Server())
+    _set_up(monkeypatch)
     beat("w1", "echo")
     answer = await gateway.get("/health")
     assert answer.status_code == 200
@@ -87,29 +78,31 @@ async def test_health_is_ok_with_a_safe_redis_and_a_worker(
 
 
 async def test_health_is_degraded_without_a_worker(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    _set_up(gateway, monkeypatch, _Server())
+    _set_up(monkeypatch)
     answer = await gateway.get("/health")
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
     assert answer.json()["parts"]["workers"]["status"] == "degraded"
     assert answer.json()["parts"]["redis"]["status"] == "ok"
 
 
-@pytest.mark.parametrize(
-    ("server", "says"),
-    [
-        (_Server(policy="allkeys-lru"), "maxmemory-policy is allkeys-lru"),
-        (_Server(aof=0), "appendonly is off"),
-        (_Server(fsync="everysec"), "appendfsync is everysec"),
-    ],
-)
 async def test_health_is_degraded_on_a_redis_that_may_lose_jobs(
-    gateway: Gateway, beat: Any, monkeypatch: pytest.MonkeyPatch, server: _Server, says: str
+    gateway: Gateway, beat: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _set_up(gateway, monkeypatch, server)
+    _set_up(monkeypatch, "one is off", "two is everysec", unknown=("three",))
     beat("w1", "echo")
     answer = await gateway.get("/health")
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-    assert says in answer.json()["parts"]["redis"]["detail"]
+    assert "one is off; two is everysec." in answer.json()["parts"]["redis"]["detail"]
+
+
+async def test_health_is_ok_on_a_redis_that_keeps_its_settings_to_itself_and_says_so(
+    gateway: Gateway, beat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set_up(monkeypatch, unknown=("appendfsync",))
+    beat("w1", "echo")
+    answer = (await gateway.get("/health")).json()
+    assert (answer["status"], answer["parts"]["redis"]["status"]) == ("ok", "ok")
+    assert "does not tell whether it is safe: appendfsync" in answer["parts"]["redis"]["detail"]
 
 
 async def test_health_is_down_without_redis_while_the_process_lives(make_gateway: MakeGateway) -> None:

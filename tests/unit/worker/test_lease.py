@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.store import Claimed, StoreUnavailable
+from shared.store import Claimed, NotReplicated, StoreUnavailable
 from tests.conditions import until
 from worker import lease as lease_module
 from worker.lease import EndReason, FencedWriter, Lease, LeaseLost
@@ -149,6 +149,26 @@ async def test_a_write_that_waits_for_redis_ends_when_the_lease_is_gone(monkeypa
     lease.end(EndReason.GONE)
     with pytest.raises(LeaseLost):
         await asyncio.wait_for(write, 1)
+
+
+async def test_an_outcome_that_too_few_replicas_have_is_sent_again_although_its_lease_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease_module, "RETRY_SECONDS", 0.001)
+    lease, store = held(), Store(*[NotReplicated("0 of 1")] * 1000)
+    write = asyncio.create_task(writer(lease, store).finish("succeeded"))
+    await until(lambda: len(store.asked) >= 2)
+    lease.end(EndReason.GONE)  # what a renewal says once the round is over
+    asked = len(store.asked)
+    await until(lambda: len(store.asked) >= asked + 5)
+    store.answers = ["already"]
+    await asyncio.wait_for(write, 1)
+
+
+async def test_a_write_that_too_few_replicas_have_ends_when_the_script_says_that_the_lease_is_gone() -> None:
+    store = Store(NotReplicated("0 of 1"), "gone")
+    with pytest.raises(LeaseLost):
+        await writer(held(), store).finish("succeeded")
 
 
 async def test_a_bug_in_a_script_is_raised_and_not_repeated() -> None:

@@ -259,6 +259,21 @@ async def test_a_job_that_comes_back_while_its_lost_attempt_is_on_its_way_out_is
     parts.runner.finish("j1 2")
 
 
+async def test_an_attempt_that_a_fail_over_gives_again_while_it_runs_is_not_started_twice(
+    make: Callable[..., Parts],
+) -> None:
+    parts = make()
+    parts.store.put(job(1))
+    parts.start()
+    await until(lambda: parts.runner.started)
+    parts.store.put(job(1), job(2))
+    await until(lambda: "j2 1" in parts.runner.started)
+    assert parts.runner.started == ["j1 1", "j2 1"]
+    assert len(parts.worker.running) == 2
+    parts.runner.finish("j1 1", "j2 1")
+    await until(lambda: not parts.worker.running)
+
+
 async def test_a_worker_without_graphs_claims_nothing_and_stops_at_once(make: Callable[..., Parts]) -> None:
     parts = make(worker_roles=["webhooks"], secret_key="x" * 32)
     parts.store.put(job(1))

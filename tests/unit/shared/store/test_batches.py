@@ -18,9 +18,9 @@ async def test_a_batch_keeps_its_order_also_where_the_server_does_not_know_the_s
     sync_redis.script_flush()
     pipelined, rounds = connection._pipelined, []
 
-    async def counted(*args: Any) -> list[Any]:
+    async def counted(*args: Any, **named: Any) -> list[Any]:
         rounds.append(args)
-        return await pipelined(*args)
+        return await pipelined(*args, **named)
 
     monkeypatch.setattr(connection, "_pipelined", counted)
     await queue.store.submit_many([queue.new(name, thread_id="t") for name in "abc"])
