@@ -35,6 +35,7 @@ CODES = {
     "endpoint_not_found": 404,
     "address_not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "job_ended": 409,
     "job_not_ended": 409,
     "job_not_retryable": 409,
@@ -55,7 +56,9 @@ CODES = {
     "webhook_refused": 422,
     "idempotency_key_reused": 422,
     "invalid_cursor": 422,
+    "headers_too_large": 431,
     "internal_error": 500,
+    "overloaded": 503,
     "store_unavailable": 503,
     "store_full": 503,
 }

@@ -58,7 +58,10 @@ def is_alive(pid: int) -> bool:
 class Process:
     """A program that runs in `folder`, with all it prints in `<folder>/<name>.log`."""
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str], *,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.log_file = folder / f"{name}.log"
@@ -71,6 +74,7 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=prepare,
             )
 
     @property
@@ -139,12 +143,21 @@ class Processes:
         self.folder = folder
         self.started: list[Process] = []
 
-    def start(self, name: str, command: Sequence[str], **environment: str) -> Process:
-        """Run `command` with nothing of this process's environment but the means to run, and `environment`."""
-        self.started.append(Process(name, command, self.folder, {**_BARE_ENVIRONMENT, **environment}))
+    def start(
+        self, name: str, command: Sequence[str], *, prepare: Callable[[], object] | None = None, **environment: str
+    ) -> Process:
+        """Run `command` with nothing of this process's environment but the means to run, and `environment`.
+
+        `prepare` is called in the new process before the program: to set limits.
+        """
+        environment = {**_BARE_ENVIRONMENT, **environment}
+        self.started.append(Process(name, command, self.folder, environment, prepare=prepare))
         return self.started[-1]
 
-    def python(self, module: str, *arguments: str, name: str = "", **environment: str) -> Process:
+    def python(
+        self, module: str, *arguments: str, name: str = "", prepare: Callable[[], object] | None = None,
+        **environment: str,
+    ) -> Process:  # fmt: skip
         """`python -m module arguments` of this project, run in `folder`: it has a `data/` of its own there."""
         environment = {
             "PYTHONPATH": str(PROJECT),
@@ -153,13 +166,13 @@ class Processes:
             **environment,
         }
         name = name or f"{module}-{len(self.started) + 1}"
-        return self.start(name, [sys.executable, "-m", module, *arguments], **environment)
+        return self.start(name, [sys.executable, "-m", module, *arguments], prepare=prepare, **environment)
 
-    def gateway(self, redis_url: str, **environment: str) -> Gateway:
+    def gateway(self, redis_url: str, *, prepare: Callable[[], object] | None = None, **environment: str) -> Gateway:
         """`python -m gateway` without authentication on a free port. Wait for it with `ready`."""
         port = int(environment.setdefault("PORT", str(free_port())))
         environment = {"HOST": "127.0.0.1", "AUTH_REQUIRED": "false", "REDIS_URL": redis_url, **environment}
-        return Gateway(self.python("gateway", **environment), port)
+        return Gateway(self.python("gateway", prepare=prepare, **environment), port)
 
     def worker(self, redis_url: str, **environment: str) -> Process:
         """`python -m worker`. Wait for it with `wait_for_line("worker ready")`."""
