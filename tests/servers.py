@@ -14,6 +14,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.error import URLError
@@ -224,9 +225,10 @@ def fetch(url: str, data: bytes | None = None, headers: Mapping[str, str] | None
 class Valkey:
     """A real Valkey on a free port that loses nothing it confirmed, and can be killed and started again on its data."""
 
-    def __init__(self, folder: Path, **options: str) -> None:
+    def __init__(self, folder: Path, *, prepare: Callable[[], object] | None = None, **options: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.prepare = prepare
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.options = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
@@ -256,7 +258,7 @@ class Valkey:
 
     def _start(self) -> Process:
         command = [str(find_server()), "--port", str(self.port), *SERVER_OPTIONS, *self.options]
-        process = Process("valkey", command, self.folder, _BARE_ENVIRONMENT)
+        process = Process("valkey", command, self.folder, _BARE_ENVIRONMENT, prepare=self.prepare)
 
         def answers() -> bool:
             assert process.status is None, f"Valkey ended:\n{process.log[-4000:]}"
@@ -287,6 +289,24 @@ class PostgreSQL:
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return str(self._server.get_uri(database=name))
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes."""
+        postmaster = psutil.Process(self._server.get_pid())
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        wait_until(lambda: not any(is_alive(process.pid) for process in processes), what="PostgreSQL is dead")
+        # Locks of a process that nobody has waited for count as held.
+        sockets = Path(self._server.get_postmaster_info().socket_dir)
+        for lock in (self._server.pgdata / "postmaster.pid", *sockets.glob(".s.PGSQL.*.lock")):
+            if lock.exists() and int(lock.read_text().split()[0]) == postmaster.pid:
+                lock.unlink()
+
+    def restart(self) -> None:
+        """Start again on the same data and address."""
+        self._server.ensure_postgres_running()
 
     def stop(self) -> None:
         self._server.cleanup()
