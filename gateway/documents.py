@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from gateway.errors import CODES, PROBLEM_JSON, ProblemDocument
-from shared.jobs import JobRecord, JobRequest, JobStatus
+from shared.jobs import JobRecord, JobRequest, JobStatus, StrictRequest
 from shared.records import API
 
 JOB_ID = "019bfd3c6c9e7a42b5d0c4a1f2e38b67"
@@ -21,7 +21,10 @@ _LINKS: dict[str, Any] = {
     "deliveries": f"{API}/jobs/{JOB_ID}/deliveries",
 }
 # What any route may answer, whatever it does.
-_ANYWHERE = ("host_not_allowed", "unauthorized", "body_too_large", "internal_error")
+_ANYWHERE = (
+    "host_not_allowed", "unauthorized", "request_timeout", "body_too_large", "headers_too_large", "internal_error",
+    "overloaded",
+)  # fmt: skip
 _STORE = ("store_unavailable", "store_full", "not_replicated")
 _BODY = ("invalid_json", "unsupported_media_type", "validation_error", "integer_too_large", "too_deeply_nested")
 
@@ -42,10 +45,8 @@ class Refused(BaseModel):
     error: ProblemDocument
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(StrictRequest):
     """Jobs to submit together. Each is checked for itself: a bad one does not refuse the rest."""
-
-    model_config = ConfigDict(extra="forbid")
 
     jobs: Annotated[list[SkipValidation[JobRequest]], Field(min_length=1, max_length=MAX_BATCH)]
 
@@ -154,7 +155,7 @@ class Part(BaseModel):
 
 
 class HealthDocument(BaseModel):
-    """How the service is: as its worst part. `degraded` still serves (200), `down` does not (503)."""
+    """How the service is: `down` (503) where Redis is, `degraded` (200) where another part is not `ok`."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -1,11 +1,13 @@
-"""What a request's body may be: its size, and JSON that comes out of Redis as it went in."""
+"""What a request's body may be: its size, its time, and JSON that comes out of Redis as it went in."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import orjson
@@ -15,10 +17,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Problem
+from gateway.overload import ByteBudget
 from shared.store import StoreUnavailable
 
 # Only Redis can keep a route waiting: when it has not answered by then, the client is told so.
 ANSWER_SECONDS = 1.8
+SLOWEST_BYTES_PER_SECOND = 50_000
+SMALL_BODY_BYTES = 65_536  # the server keeps as many for a connection, whatever is read of it
+READ_AT_ONCE_BYTES = 16_000_000
+READING = "reading"
 # orjson reads deeper JSON than it writes, and what is accepted must be written for the worker.
 MAX_DEPTH = 254
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
@@ -27,34 +34,101 @@ _DIGITS_TO_ZERO = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range
 
 
 class BodyLimit:
-    """Refuses bodies over `max_bytes` (0: any will do): by Content-Length before a byte is read, else while reading."""
+    """Bounds bodies: one by `max_bytes` and by time, all that a process has at once by `bytes_at_once`. 0: no bound.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Too large ones are refused by Content-Length before a byte is read, else while reading. A client has `seconds`, and
+    as much longer as its bytes come no slower than `SLOWEST_BYTES_PER_SECOND`. Small ones wait for nobody: as many as
+    there are connections are bounded by those.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, bytes_at_once: int = 0, seconds: float = 0) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.seconds = seconds
+        self.receiving = ByteBudget(max(bytes_at_once, max_bytes)) if bytes_at_once else None
+        # What is read out of JSON takes many times its bytes, so that fewer are read than received.
+        self.reading = ByteBudget(READ_AT_ONCE_BYTES) if bytes_at_once else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self.max_bytes:
+        if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        declared = -1
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > self.max_bytes):
-                return await self._problem().response()(scope, receive, send)
-        size = 0
+            if name == b"content-length" and value.isdigit():
+                declared = int(value) if len(value) <= 18 else 10**18
+        if self.max_bytes and declared > self.max_bytes:
+            return await self.too_large().response()(scope, receive, send)
+        scope.setdefault("state", {})[READING] = self.reading
+        async with AsyncExitStack() as until_answered:
+            body = _Body(self, receive, declared, until_answered)
+            return await self.app(scope, body.receive, send)
 
-        async def receive_counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.max_bytes:
-                raise self._problem()
-            return message
-
-        return await self.app(scope, receive_counted, send)
-
-    def _problem(self) -> Problem:
+    def too_large(self) -> Problem:
         detail = f"The body is larger than the {self.max_bytes} bytes that this service takes (MAX_BODY_BYTES)."
         # The rest of the body is not read, so the connection cannot be used again.
         return Problem("body_too_large", detail, headers={"Connection": "close"})
+
+
+class _Body:
+    """One body on its way in. What it takes of the budget it keeps until its request is answered."""
+
+    def __init__(self, limit: BodyLimit, receive: Receive, declared: int, until_answered: AsyncExitStack) -> None:
+        self.limit = limit
+        self._receive = receive
+        self._until_answered = until_answered
+        self._declared = declared
+        self._size = 0
+        self._counted = limit.receiving is None
+        self._since: float | None = None
+        self._complete = False
+
+    async def receive(self) -> Message:
+        """The next part of it. Raises `Problem` where there is too much of it, or it comes too slowly."""
+        if self._complete:  # what comes now is that the client has gone
+            return await self._receive()
+        if not self._counted and max(self._declared, self._size) > SMALL_BODY_BYTES:
+            await self._count()
+        message = await self._next()
+        self._complete = not message.get("more_body", False)
+        self._size += len(message.get("body", b""))
+        if self.limit.max_bytes and self._size > self.limit.max_bytes:
+            raise self.limit.too_large()
+        return message
+
+    async def _count(self) -> None:
+        """Take its part of the budget, in one go: two that each wait for what the other has would wait forever."""
+        self._counted = True
+        budget = self.limit.receiving
+        if budget is not None:
+            size = self._declared if self._declared >= 0 else self.limit.max_bytes or budget.size
+            waiting_since = time.monotonic()
+            await self._until_answered.enter_async_context(budget.share(size))
+            if self._since is not None:
+                self._since += time.monotonic() - waiting_since
+
+    async def _next(self) -> Message:
+        if not self.limit.seconds:
+            return await self._receive()
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        left = self._since + self.limit.seconds + self._size / SLOWEST_BYTES_PER_SECOND - now
+        try:
+            async with asyncio.timeout(left):
+                return await self._receive()
+        except TimeoutError:
+            detail = "The body came too slowly (REQUEST_SECONDS)."
+            raise Problem("request_timeout", detail, headers={"Connection": "close"}) from None
+
+
+@asynccontextmanager
+async def _turn_to_be_read(request: Request, size: int) -> AsyncIterator[None]:
+    reading: ByteBudget | None = request.scope.get("state", {}).get(READING)
+    if reading is None or size <= SMALL_BODY_BYTES:
+        yield
+        return
+    async with reading.share(size):
+        yield
 
 
 class JSONRequest(Request):
@@ -94,9 +168,8 @@ class JSONRoute(APIRoute):
 
         async def handle_in_time(request: Request) -> Response:
             request = JSONRequest(request.scope, request.receive)
-            if reads_body:
-                await request.body()  # a slow client's time is its own
-            async with answered_in_time():
+            size = len(await request.body()) if reads_body else 0  # a slow client's time is its own
+            async with _turn_to_be_read(request, size), answered_in_time():
                 return await handle(request)
 
         return handle_in_time
@@ -117,12 +190,25 @@ def parse_json(body: bytes) -> Any:
     if _LONG_INTEGER in body.translate(_DIGITS_TO_ZERO):
         _refuse_large_integers(body)
     try:
-        value = orjson.loads(body)
+        with _no_collecting():
+            value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Problem("invalid_json", f"The body is not valid JSON: {error.msg}, at character {error.pos}.") from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _refuse_deep_nesting(value)
     return value
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Of garbage: a million small lists would each have all the others looked through, and JSON has no cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _refuse_large_integers(body: bytes) -> None:

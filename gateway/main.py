@@ -20,6 +20,7 @@ from gateway.documents import openapi_page
 from gateway.errors import install_error_handlers
 from gateway.limits import BodyLimit
 from gateway.observe import Observe
+from gateway.overload import TurnAway
 from gateway.routes import install_routes
 from gateway.services import REDIS_SECONDS, make_services
 from shared.logs import configure_logs
@@ -70,8 +71,14 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # we have our own
         middleware=[
             Middleware(Observe, recycle_after=settings.gateway_recycle_requests),
+            Middleware(TurnAway),
             Middleware(Gate, auth_required=settings.auth_required, allowed_hosts=settings.allowed_hosts),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(
+                BodyLimit,
+                max_bytes=settings.max_body_bytes,
+                bytes_at_once=settings.max_body_bytes_at_once,
+                seconds=settings.request_seconds,
+            ),
         ],
     )
     app.state.services = services

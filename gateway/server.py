@@ -8,22 +8,45 @@ import socket
 import sys
 import tempfile
 import time
+from typing import TYPE_CHECKING
 
 from uvicorn import Config, Server
 from uvicorn.supervisors import multiprocess
 
-from shared.settings import Settings
+from shared.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from gateway.connections import Connections
 
 KEEP_ALIVE_SECONDS = 75  # longer than a proxy keeps its connections, so that it is the proxy that closes them
 LISTEN_SECONDS = 0.5
+TICKS_PER_SECOND = 10
+WINDOWS = sys.platform == "win32"
 STOP_SECONDS = 10  # for uploads under way; long polls are let go at once
 
 
 class PatientServer(Server):
     """Stops taking connections first, and closes those it has when they have said what they came for.
 
-    uvicorn does both at once, which breaks the connections that it has taken but not yet heard.
+    uvicorn does both at once, which breaks the connections that it has taken but not yet heard. This one also bounds
+    what its connections cost (see `gateway/connections.py`).
     """
+
+    bounds: Connections | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if not WINDOWS:
+            from gateway.connections import Connections
+
+            settings = load_settings()
+            self.bounds = Connections(settings.max_connections, settings.request_seconds)
+            self.lifespan.state["connections"] = self.bounds
+        await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.bounds is not None and counter % TICKS_PER_SECOND == 0:
+            self.bounds.sweep()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -60,13 +83,17 @@ def run_several(settings: Settings, listener: socket.socket) -> None:
 
 
 def _config(settings: Settings) -> Config:
-    windows = sys.platform == "win32"
+    http: type[asyncio.Protocol] | str = "auto"
+    if not WINDOWS:
+        from gateway.connections import BoundedProtocol
+
+        http = BoundedProtocol
     return Config(
         "gateway.main:app",
         host=settings.host,
         port=settings.port,
-        loop="auto" if windows else "uvloop",
-        http="auto" if windows else "httptools",
+        loop="auto" if WINDOWS else "uvloop",
+        http=http,
         ws="none",
         lifespan="on",
         workers=settings.gateway_workers,

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 YEAR_SECONDS = 366 * 24 * 3600
 MAX_METADATA_BYTES = 16_384
+MAX_FIELDS = 1000
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled", "job.interrupted"]
 StreamMode = Literal["updates", "values", "messages", "custom"]
@@ -51,11 +52,20 @@ ErrorCode = Annotated[str, Field(min_length=1, max_length=64)]
 ThreadId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 
 
-class _Request(BaseModel):
+class StrictRequest(BaseModel):
+    """An object that clients send: a field that is not known is refused, and a thousand of them are not listed."""
+
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_FIELDS:
+            raise ValueError(f"has more than {MAX_FIELDS} fields")
+        return value
 
-class WebhookRequest(_Request):
+
+class WebhookRequest(StrictRequest):
     """Where to send signed word of the job's end. `secret` (`whsec_…`) replaces the tenant's default secret."""
 
     url: Annotated[str, Field(max_length=2048, examples=["https://example.com/hooks/jobs"])]
@@ -63,14 +73,14 @@ class WebhookRequest(_Request):
     secret: Annotated[str, Field(max_length=128)] | None = None
 
 
-class Limits(_Request):
+class Limits(StrictRequest):
     """What stops a runaway job: wall time of one attempt in seconds, and LangGraph steps (its recursion limit)."""
 
     seconds: Annotated[float, Field(gt=0, le=7 * 24 * 3600)] | None = None
     steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
-class RunConfig(_Request):
+class RunConfig(StrictRequest):
     """The part of LangGraph's `RunnableConfig` that a client may set."""
 
     configurable: dict[str, Any] | None = None
@@ -78,7 +88,7 @@ class RunConfig(_Request):
     recursion_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
-class JobRequest(_Request):
+class JobRequest(StrictRequest):
     """One job as a client asks for it. Unknown fields are refused."""
 
     graph: Annotated[Name, Field(description="Id of a graph from `GET /graphs`.", examples=["customer_service"])]
@@ -109,7 +119,7 @@ class JobRequest(_Request):
         return self
 
 
-class RetryRequest(_Request):
+class RetryRequest(StrictRequest):
     """Where a job's next round starts: at its last checkpoint, or with its input as if it had never run."""
 
     start: Annotated[Literal["checkpoint", "start"], Field(alias="from")] = "checkpoint"
@@ -133,7 +143,7 @@ class RetryManyRequest(RetryRequest):
     dry_run: Annotated[bool, Field(description="Only say which jobs match.")] = False
 
 
-class ResumeRequest(_Request):
+class ResumeRequest(StrictRequest):
     """What an interrupted job waits for: `interrupt()` in its graph gives this value. Null is one too."""
 
     value: Annotated[Any, Field(description="Any JSON.")]

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     auth_required: bool = True
     allowed_hosts: CommaList = []
     max_body_bytes: int = Field(10_000_000, ge=0)
+    max_body_bytes_at_once: int = Field(64_000_000, ge=0)
+    max_connections: int = Field(4096, ge=0)
+    request_seconds: float = Field(20, ge=0)
 
     # The workers
     graphs_config: Path = Path("langgraph.json")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
-from shared.jobs import WebhookEvent
+from shared.jobs import StrictRequest, WebhookEvent
 
 EndpointId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of one registered endpoint.")]
 DeliveryType = Literal["job.succeeded", "job.failed", "job.cancelled", "job.interrupted", "webhook.ping"]
@@ -23,11 +23,7 @@ def _without_default(schema: dict[str, Any]) -> None:
     del schema["default"]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class EndpointRequest(_Request):
+class EndpointRequest(StrictRequest):
     """A receiver to register. Without `events` it is sent all of them."""
 
     url: Url
@@ -36,7 +32,7 @@ class EndpointRequest(_Request):
     secret: Secret | None = None
 
 
-class EndpointChange(_Request):
+class EndpointChange(StrictRequest):
     """What is to change of an endpoint: only what is given does. `events: null` is all of them."""
 
     url: Annotated[Url, Field(json_schema_extra=_without_default)] = ""
@@ -44,19 +40,19 @@ class EndpointChange(_Request):
     description: Description | None = None
 
 
-class RotateRequest(_Request):
+class RotateRequest(StrictRequest):
     """The secret that signs from now on; the one before it signs too for 24 hours."""
 
     secret: Secret | None = None
 
 
-class AddressRequest(_Request):
+class AddressRequest(StrictRequest):
     """A URL that jobs name as their webhook, and that is disabled."""
 
     url: Url
 
 
-class RedeliverRequest(_Request):
+class RedeliverRequest(StrictRequest):
     """Which of the caller's deliveries to send again. All that is given has to match; `{}` is all that failed."""
 
     endpoint: EndpointId | None = None

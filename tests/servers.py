@@ -14,6 +14,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.error import URLError
@@ -58,7 +59,10 @@ def is_alive(pid: int) -> bool:
 class Process:
     """A program that runs in `folder`, with all it prints in `<folder>/<name>.log`."""
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str], *,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.log_file = folder / f"{name}.log"
@@ -71,6 +75,7 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=prepare,
             )
 
     @property
@@ -139,12 +144,21 @@ class Processes:
         self.folder = folder
         self.started: list[Process] = []
 
-    def start(self, name: str, command: Sequence[str], **environment: str) -> Process:
-        """Run `command` with nothing of this process's environment but the means to run, and `environment`."""
-        self.started.append(Process(name, command, self.folder, {**_BARE_ENVIRONMENT, **environment}))
+    def start(
+        self, name: str, command: Sequence[str], *, prepare: Callable[[], object] | None = None, **environment: str
+    ) -> Process:
+        """Run `command` with nothing of this process's environment but the means to run, and `environment`.
+
+        `prepare` is called in the new process before the program: to set limits.
+        """
+        environment = {**_BARE_ENVIRONMENT, **environment}
+        self.started.append(Process(name, command, self.folder, environment, prepare=prepare))
         return self.started[-1]
 
-    def python(self, module: str, *arguments: str, name: str = "", **environment: str) -> Process:
+    def python(
+        self, module: str, *arguments: str, name: str = "", prepare: Callable[[], object] | None = None,
+        **environment: str,
+    ) -> Process:  # fmt: skip
         """`python -m module arguments` of this project, run in `folder`: it has a `data/` of its own there."""
         environment = {
             "PYTHONPATH": str(PROJECT),
@@ -153,13 +167,13 @@ class Processes:
             **environment,
         }
         name = name or f"{module}-{len(self.started) + 1}"
-        return self.start(name, [sys.executable, "-m", module, *arguments], **environment)
+        return self.start(name, [sys.executable, "-m", module, *arguments], prepare=prepare, **environment)
 
-    def gateway(self, redis_url: str, **environment: str) -> Gateway:
+    def gateway(self, redis_url: str, *, prepare: Callable[[], object] | None = None, **environment: str) -> Gateway:
         """`python -m gateway` without authentication on a free port. Wait for it with `ready`."""
         port = int(environment.setdefault("PORT", str(free_port())))
         environment = {"HOST": "127.0.0.1", "AUTH_REQUIRED": "false", "REDIS_URL": redis_url, **environment}
-        return Gateway(self.python("gateway", **environment), port)
+        return Gateway(self.python("gateway", prepare=prepare, **environment), port)
 
     def worker(self, redis_url: str, **environment: str) -> Process:
         """`python -m worker`. Wait for it with `wait_for_line("worker ready")`."""
@@ -211,9 +225,12 @@ def fetch(url: str, data: bytes | None = None, headers: Mapping[str, str] | None
 class Valkey:
     """A real Valkey on a free port that loses nothing it confirmed, and can be killed and started again on its data."""
 
-    def __init__(self, folder: Path, *, password: str = "", **options: str) -> None:
+    def __init__(
+        self, folder: Path, *, password: str = "", prepare: Callable[[], object] | None = None, **options: str
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.prepare = prepare
         self.port = free_port()
         self.url = f"redis://{f':{password}@' * bool(password)}127.0.0.1:{self.port}/0"
         self.options = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
@@ -243,7 +260,7 @@ class Valkey:
 
     def _start(self) -> Process:
         command = [str(find_server()), "--port", str(self.port), *SERVER_OPTIONS, *self.options]
-        process = Process("valkey", command, self.folder, _BARE_ENVIRONMENT)
+        process = Process("valkey", command, self.folder, _BARE_ENVIRONMENT, prepare=self.prepare)
 
         def answers() -> bool:
             assert process.status is None, f"Valkey ended:\n{process.log[-4000:]}"
@@ -274,6 +291,24 @@ class PostgreSQL:
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return str(self._server.get_uri(database=name))
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes."""
+        postmaster = psutil.Process(self._server.get_pid())
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        wait_until(lambda: not any(is_alive(process.pid) for process in processes), what="PostgreSQL is dead")
+        # Locks of a process that nobody has waited for count as held.
+        sockets = Path(self._server.get_postmaster_info().socket_dir)
+        for lock in (self._server.pgdata / "postmaster.pid", *sockets.glob(".s.PGSQL.*.lock")):
+            if lock.exists() and int(lock.read_text().split()[0]) == postmaster.pid:
+                lock.unlink()
+
+    def restart(self) -> None:
+        """Start again on the same data and address."""
+        self._server.ensure_postgres_running()
 
     def stop(self) -> None:
         self._server.cleanup()

@@ -123,6 +123,7 @@ async def work(
             "queues": settings.worker_queues,
             "graphs": worker.graphs,
             "concurrency": settings.worker_concurrency,
+            "threads": threads.state,
             "running": [lease.job.id for lease in list(worker.running.values())],
         }
 
@@ -169,9 +170,11 @@ async def work(
         sender.start(lambda: keeper.may_recover)
     signals.listen(loop, worker.handle_sig)
     logger.info("worker ready", graphs=worker.graphs, queues=settings.worker_queues, roles=settings.worker_roles)
+    watching = loop.create_task(threads.watch())
     try:
         await worker.main()
     finally:
+        watching.cancel()
         await worker.close()
         if not worker.running:  # an attempt that does not stop may be using it
             await threads.close()

@@ -15,6 +15,8 @@ from langchain_core.runnables import RunnableConfig
 from shared.jobs import JobError, StreamMode
 from shared.metrics import JOB_RUN_SECONDS, JOBS_ENDED, LEASE_LOST
 from shared.store import Claimed, JobStore
+from worker.checkpoints.outage import NotBegun, ThreadsAway, outage_behind
+from worker.checkpoints.pinned import PinnedSaver
 from worker.checkpoints.progress import input_of, open_saver
 from worker.checkpoints.threads import ThreadMemory
 from worker.encoding import to_json
@@ -78,10 +80,12 @@ class Runner:
                     await self._fail(writer, events, usage, describe_failure(error))
                 else:
                     await self._stopped(lease.reason, writer, events, usage)
+            except NotBegun as error:
+                await self._give_back(writer, events, error.retry_seconds)
             except JobFailed as error:
                 await self._fail(writer, events, usage, error.failure)
             except (Exception, SystemExit) as error:
-                await self._fail(writer, events, usage, describe_failure(error))
+                await self._fail(writer, events, usage, describe_failure(outage_behind(error) or error))
             else:
                 await self._succeed(writer, events, usage, outcome)
         except LeaseLost:
@@ -107,7 +111,10 @@ class Runner:
         job = writer.job
         loaded = self.catalogue.graphs[job.graph]
         config = _run_config(job, request, usage)
-        saver = await open_saver(writer, self.threads)
+        try:
+            saver = await open_saver(writer, self.threads)
+        except ThreadsAway as error:
+            raise NotBegun(error) from error
         try:
             async with loaded.open(config, saver) as graph:
                 given = await input_of(job, graph, config, saver, loaded.to_messages(request.get("input")))
@@ -132,6 +139,11 @@ class Runner:
                         events.add(mode, _event_data(namespace, chunk))
                 if last is None:
                     last = (await graph.aget_state(config)).values
+        except Exception as error:
+            away = outage_behind(error)
+            if away is not None and isinstance(saver, PinnedSaver) and not saver.begun:
+                raise NotBegun(away) from error
+            raise
         finally:
             await saver.stored.settled()  # what the attempt has come to is written after its last checkpoint
         if asked is not None:  # empty where the graph stops at a breakpoint
@@ -185,8 +197,12 @@ class Runner:
             await writer.finish("cancelled", fields=usage.fields(), events=await events.close())
             self._count(writer.job, "cancelled")
             return
-        status = await writer.release("hand_back", events=await events.close())
-        logger.info("job handed back", status=status)
+        await self._give_back(writer, events)
+
+    async def _give_back(self, writer: FencedWriter, events: EventStream, delay_seconds: float = 0) -> None:
+        """Give the job back for another attempt; this one costs no try."""
+        status = await writer.release("hand_back", delay_seconds=delay_seconds, events=await events.close())
+        logger.info("job handed back", status=status, delay_seconds=round(delay_seconds, 1))
         if status == "cancelled":
             self._count(writer.job, status)
 

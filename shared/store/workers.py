@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import orjson
@@ -12,7 +13,7 @@ from redis.asyncio import Redis
 
 from shared.store import scripts
 from shared.store.connection import run_sync
-from shared.store.errors import store_errors
+from shared.store.errors import StoreFull, store_errors
 from shared.store.job_values import Ended
 from shared.store.keys import key
 
@@ -110,8 +111,9 @@ class Registry:
 
     async def workers(self) -> list[dict[str, Any]]:
         """The heartbeats of the workers that live now, by id."""
-        with store_errors():
+        with suppress(StoreFull), store_errors():  # a full disk must not keep anyone from reading
             await self.redis.zremrangebyscore(key("workers"), "-inf", int(time.time() * 1000) - FORGET_WORKER_MS)
+        with store_errors():
             names = [name.decode() for name in await self.redis.zrange(key("workers"), 0, -1)]
             states = await self.redis.mget([key("worker", name) for name in names]) if names else []
         return sorted((orjson.loads(state) for state in states if state), key=lambda state: str(state["id"]))

@@ -82,6 +82,7 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
         self.head = head
         self._shared = set(head.checkpoints.values())  # a stale attempt may write to these too
         self._pins: list[Pin] = []
+        self.begun = False  # whether the graph has read where it stands: from then on a node may have been started
 
         async def write_pins() -> None:
             pins = self._pins.copy()
@@ -96,9 +97,11 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
         if get_checkpoint_id(config) is None and self.head.known:
             pinned = self.head.checkpoints.get(namespace)
             if pinned is None:
+                self.begun = True
                 return None
             config = {**config, "configurable": {**config["configurable"], "checkpoint_id": pinned}}
         found = await self.inner.aget_tuple(config)
+        self.begun = True
         if found is None or found.checkpoint["id"] != self.head.checkpoints.get(namespace):
             return found
         checkpoint = found.checkpoint["id"]

@@ -20,7 +20,7 @@ AttemptSaver = JobSaver | PinnedSaver
 async def open_saver(writer: FencedWriter, threads: ThreadMemory) -> AttemptSaver:
     """The saver of this attempt: what the job's earlier attempts, or the jobs of its thread, have stored, is in it.
 
-    Raises `LeaseLost`, and the driver's error where the threads' database is away.
+    Raises `LeaseLost`, and `ThreadsAway` where the threads' database is.
     """
     if b"thread" in writer.job.record:
         return PinnedSaver(await threads.saver(), Head(await writer.head()), writer.pin)
@@ -35,6 +35,8 @@ async def input_of(job: Claimed, graph: AnyGraph, config: RunnableConfig, saver:
     if job.attempt == 1:
         return given
     found = await saver.aget_tuple(config)
+    if isinstance(saver, PinnedSaver):
+        saver.begun = False  # that was not the graph
     if found is None or not _is_own(job, found.metadata):
         return given
     return await answer_to_give(job, graph, config) if job.answer else None

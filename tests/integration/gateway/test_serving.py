@@ -11,22 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
-import redis
 
-from shared.store.keys import key
 from tests.servers import Gateway, Processes, fetch, free_port, wait_until
 
-GRAPH = orjson.dumps({"id": "echo", "input_schema": None, "context_schema": None})
 JOB = b'{"graph": "echo", "input": {"messages": [{"role": "user", "content": "hi"}]}}'
-
-
-@pytest.fixture
-def redis_url(valkey_url: str) -> str:
-    """A Redis where a worker has published the graph `echo`."""
-    with redis.Redis.from_url(valkey_url) as client:
-        client.hset(key("catalogue"), "echo", GRAPH)
-    return valkey_url
 
 
 class Poll:

@@ -13,7 +13,9 @@ from langchain_core.messages import AIMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import START, MessagesState, StateGraph
 
+from tests.conditions import until
 from tests.servers import PostgreSQL
+from worker.checkpoints.outage import ThreadsAway
 from worker.checkpoints.threads import ThreadMemory
 
 NewDatabase = Callable[[], str]
@@ -127,6 +129,10 @@ async def test_a_database_that_was_away_is_opened_by_the_next_job(
 
     with monkeypatch.context() as patch:
         patch.setattr(psycopg.AsyncConnection, "execute", away)
-        with pytest.raises(psycopg.OperationalError):
+        with pytest.raises(ThreadsAway):
             await memory.saver()
+        assert memory.state == {"status": "down", "error": "OperationalError"}
+        with pytest.raises(ThreadsAway):  # at once: jobs without a thread need the slot
+            await asyncio.wait_for(memory.saver(), 0.1)
+    await until(lambda: memory.state == {"status": "ok"})
     assert await say(await memory.saver(), "acme:t1") == 2
