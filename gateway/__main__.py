@@ -22,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from gateway.dev import main as run_dev
 
             return run_dev()
+        if options.command == "keys":
+            from gateway import keys
+
+            return keys.run(options, load_settings())
         if options.command == "webhook-secret":
             return print_webhook_secret(options.tenant)
         return serve(load_settings())
@@ -74,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         "--dev", action="store_true", help="run it all on this machine: Valkey, a worker and the gateway"
     )
     commands = parser.add_subparsers(dest="command", metavar="command")
+    from gateway.keys import add_commands
+
+    add_commands(commands.add_parser("keys", help="make, list and revoke API keys"))
     secret = commands.add_parser("webhook-secret", help="print the secret that signs a tenant's webhooks")
     secret.add_argument("--tenant", default="default", help="default: %(default)s")
     return parser

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
+from gateway.auth import scope_of
 from gateway.errors import CODES, PROBLEM_JSON, ProblemDocument
 from shared.jobs import JobRecord, JobRequest, JobStatus, StrictRequest
 from shared.records import API
@@ -22,8 +24,8 @@ _LINKS: dict[str, Any] = {
 }
 # What any route may answer, whatever it does.
 _ANYWHERE = (
-    "host_not_allowed", "unauthorized", "request_timeout", "body_too_large", "headers_too_large", "internal_error",
-    "overloaded",
+    "host_not_allowed", "unauthorized", "insufficient_scope", "too_many_failures", "request_timeout", "body_too_large",
+    "headers_too_large", "internal_error", "overloaded",
 )  # fmt: skip
 _STORE = ("store_unavailable", "store_full", "not_replicated")
 _BODY = ("invalid_json", "unsupported_media_type", "validation_error", "integer_too_large", "too_deeply_nested")
@@ -204,6 +206,15 @@ def openapi_page(app: FastAPI) -> dict[str, Any]:
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
         del schemas["HTTPValidationError"], schemas["ValidationError"]
+        page["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, as `Authorization: Bearer …`."},
+            "api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key", "description": "An API key."},
+        }
+        for route in app.routes:
+            scope = scope_of(route)
+            if scope is not None and isinstance(route, APIRoute) and route.include_in_schema:
+                for method in route.methods or ():
+                    page["paths"][route.path][method.lower()]["security"] = [{"bearer": [scope]}, {"api_key": [scope]}]
         problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= {**problem.pop("$defs"), "Problem": problem}
         app.openapi_schema = page

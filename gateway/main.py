@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import FrameType
 
 import structlog
@@ -57,7 +57,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with services.waiters.reading(), _watching(SafetyWatch(redis, wait_replicas=settings.wait_replicas)):
             with _before_shutdown(services.waiters.release):
-                yield
+                async with services.keys.kept_up() if settings.auth_required else nullcontext():
+                    yield
         await redis.aclose()
         await notices_redis.aclose()
 
@@ -72,7 +73,12 @@ def create_app(
         middleware=[
             Middleware(Observe, recycle_after=settings.gateway_recycle_requests),
             Middleware(TurnAway),
-            Middleware(Gate, auth_required=settings.auth_required, allowed_hosts=settings.allowed_hosts),
+            Middleware(
+                Gate,
+                auth_required=settings.auth_required,
+                allowed_hosts=settings.allowed_hosts,
+                keys=services.keys,
+            ),
             Middleware(
                 BodyLimit,
                 max_bytes=settings.max_body_bytes,

@@ -9,9 +9,10 @@ from fastapi import Depends, Request
 from redis.asyncio import Redis
 
 from gateway.catalogue import Catalogue
+from gateway.keyring import KeyRing
 from gateway.notices import Waiters
 from shared.settings import Settings
-from shared.store import DeliveryLog, DepthLimits, EndpointStore, JobStore, Notices, Registry
+from shared.store import DeliveryLog, DepthLimits, EndpointStore, JobStore, KeyStore, Notices, Registry
 
 # Below what the gateway waits for Redis in all, so that the reason for a failure is Redis' own.
 REDIS_SECONDS = 1.5
@@ -29,6 +30,7 @@ class Services:
     registry: Registry
     catalogue: Catalogue
     waiters: Waiters
+    keys: KeyRing
 
 
 def make_services(settings: Settings, redis: Redis, notices_redis: Redis) -> Services:
@@ -46,6 +48,7 @@ def make_services(settings: Settings, redis: Redis, notices_redis: Redis) -> Ser
         endpoints=EndpointStore(redis, wait_replicas=replicas),
         registry=registry,
         catalogue=catalogue,
+        keys=KeyRing(KeyStore(redis)),
         waiters=Waiters(jobs, Notices(notices_redis), catalogue.invalidate),
     )
 

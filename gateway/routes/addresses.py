@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
-from gateway.auth import CurrentCaller
+from gateway.auth import Reader, Writer
 from gateway.documents import answers
 from gateway.errors import Problem
 from gateway.limits import JSONRoute
@@ -26,7 +26,7 @@ _ENABLE_EXAMPLES = {"url": {"summary": "As the list has it", "value": {"url": "h
     description="The URLs that the caller's jobs name, and that are disabled: all tries failed for five days.",
     responses=answers(200, AddressList, "The disabled URLs; none where all is well."),
 )
-async def get_addresses(caller: CurrentCaller, services: CurrentServices) -> Response:
+async def get_addresses(caller: Reader, services: CurrentServices) -> Response:
     return json_answer({"items": await services.endpoints.disabled_addresses(caller.tenant), "next_cursor": None})
 
 
@@ -42,7 +42,7 @@ async def get_addresses(caller: CurrentCaller, services: CurrentServices) -> Res
 )
 async def enable_address(
     body: Annotated[AddressRequest, Body(openapi_examples=_ENABLE_EXAMPLES)],
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
 ) -> Response:
     if not await services.endpoints.enable_address(caller.tenant, body.url):

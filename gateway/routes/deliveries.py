@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from gateway.auth import CurrentCaller
+from gateway.auth import Reader
 from gateway.documents import answers
 from gateway.errors import delivery_not_found, job_not_found
 from gateway.limits import JSONRoute
@@ -33,7 +33,7 @@ router = APIRouter(prefix=API, tags=["deliveries"], route_class=JSONRoute)
 )
 async def get_deliveries(
     asked: AskedPage,
-    caller: CurrentCaller,
+    caller: Reader,
     services: CurrentServices,
     endpoint: Annotated[EndpointId | None, Query()] = None,
 ) -> Response:
@@ -49,7 +49,7 @@ async def get_deliveries(
     description="One message to one address, with its last 100 attempts.",
     responses=answers(200, Delivery, "The delivery.", "delivery_not_found"),
 )
-async def get_delivery(delivery_id: DeliveryId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def get_delivery(delivery_id: DeliveryId, caller: Reader, services: CurrentServices) -> Response:
     found = await services.deliveries.get(caller.tenant, delivery_id)
     if found is None:
         raise delivery_not_found()
@@ -62,7 +62,7 @@ async def get_delivery(delivery_id: DeliveryId, caller: CurrentCaller, services:
     description="One delivery for each webhook message, oldest first, with its attempts. They outlive the job itself.",
     responses=answers(200, DeliveryList, "The deliveries; none while the job's first round goes on.", "job_not_found"),
 )
-async def get_deliveries_of_job(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def get_deliveries_of_job(job_id: JobId, caller: Reader, services: CurrentServices) -> Response:
     items = await services.deliveries.of_job(caller.tenant, job_id)
     if not items:
         name = ref(caller.tenant, job_id)

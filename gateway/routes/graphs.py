@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
+from gateway.auth import Reader
 from gateway.catalogue import Graph
 from gateway.documents import GraphDocument, GraphList, answers
 from gateway.errors import Problem
@@ -23,7 +24,7 @@ router = APIRouter(prefix=f"{API}/graphs", tags=["graphs"], route_class=JSONRout
     description="All graphs that workers have published, by id, with the schemas of what they take and give.",
     responses=answers(200, GraphList, "The catalogue."),
 )
-async def get_graphs(services: CurrentServices) -> Response:
+async def get_graphs(_: Reader, services: CurrentServices) -> Response:
     workers = await services.registry.workers()
     items = [_document(graph, workers) for graph in await services.catalogue.all()]
     return json_answer({"items": items, "next_cursor": None})
@@ -35,7 +36,9 @@ async def get_graphs(services: CurrentServices) -> Response:
     description="Its schemas, its drawing, why it failed to load where it did, and the workers that serve it now.",
     responses=answers(200, GraphDocument, "The graph.", "graph_not_found"),
 )
-async def get_graph(graph_id: Annotated[str, Path(description="A graph's id.")], services: CurrentServices) -> Response:
+async def get_graph(
+    graph_id: Annotated[str, Path(description="A graph's id.")], _: Reader, services: CurrentServices
+) -> Response:
     graph = await services.catalogue.find(graph_id)
     if graph is None:
         raise Problem("graph_not_found", "There is no such graph; GET /api/v1/graphs lists those there are.")

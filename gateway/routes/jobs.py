@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
-from gateway.auth import Caller, CurrentCaller
+from gateway.auth import Caller, Reader, Writer
 from gateway.documents import Accepted, JobList, answers
 from gateway.errors import Problem, job_not_found
 from gateway.limits import JSONRoute, answered_in_time
@@ -46,7 +46,7 @@ Wait = Annotated[
 async def get_job(
     request: Request,
     job_id: JobId,
-    caller: CurrentCaller,
+    caller: Reader,
     services: CurrentServices,
     wait: Wait = None,
     prefer: Annotated[str | None, Header(description="`wait=seconds` (RFC 7240), where `wait` is not given.")] = None,
@@ -67,7 +67,7 @@ async def get_job(
     responses=answers(200, JobList, "One page.", "validation_error", "invalid_cursor"),
 )
 async def get_jobs(
-    caller: CurrentCaller,
+    caller: Reader,
     services: CurrentServices,
     status: Statuses = None,
     graph: GraphIds = None,
@@ -94,7 +94,7 @@ async def get_jobs(
     description="Ends a waiting or interrupted job at once, and asks a running one to end, which takes it a moment.",
     responses=answers(202, Accepted, "The job is cancelled, or will be.", "job_not_found", "job_ended"),
 )
-async def cancel_job(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def cancel_job(job_id: JobId, caller: Writer, services: CurrentServices) -> Response:
     outcome, status, graph = await services.jobs.cancel(caller.tenant, job_id)
     if outcome == "missing":
         raise job_not_found()
@@ -112,7 +112,7 @@ async def cancel_job(job_id: JobId, caller: CurrentCaller, services: CurrentServ
     description="Erases record, input, output and events. Its webhook deliveries are kept until they have been made.",
     responses=answers(204, None, "The job is gone.", "job_not_found", "job_not_ended"),
 )
-async def delete_job(job_id: JobId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def delete_job(job_id: JobId, caller: Writer, services: CurrentServices) -> Response:
     outcome, status = await services.jobs.erase(caller.tenant, job_id)
     if outcome == "missing":
         raise job_not_found()

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
+from gateway.auth import Operator
 from gateway.documents import answers
 from gateway.limits import answered_in_time
 from gateway.services import CurrentServices
@@ -58,7 +59,7 @@ class StateInRedis(CollectorRegistry):
     responses=answers(200, None, "Prometheus' text format.", uses_store=False),
     response_class=Response,
 )
-async def get_metrics(services: CurrentServices) -> Response:
+async def get_metrics(_: Operator, services: CurrentServices) -> Response:
     text = exposition()
     try:
         async with answered_in_time():

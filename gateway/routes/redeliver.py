@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Response
 
-from gateway.auth import CurrentCaller
+from gateway.auth import Writer
 from gateway.documents import answers
 from gateway.errors import Problem, delivery_not_found, problem_of
 from gateway.limits import JSONRoute
@@ -58,7 +58,7 @@ _EXAMPLES = {
 )
 async def redeliver_many(
     body: Annotated[RedeliverRequest, Body(openapi_examples=_EXAMPLES)],
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
 ) -> Response:
     begun_ms, cursor = _read_cursor(body.cursor) if body.cursor else (await services.deliveries.now_ms(), None)
@@ -88,7 +88,7 @@ async def redeliver_many(
     description=f"{_AGAIN} One that waits for its next try is sent at once.",
     responses=answers(202, Sending, "It will be sent again.", *_PROBLEMS),
 )
-async def redeliver(delivery_id: DeliveryId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def redeliver(delivery_id: DeliveryId, caller: Writer, services: CurrentServices) -> Response:
     return await _redeliver(services, caller.tenant, delivery_id)
 
 
@@ -100,7 +100,7 @@ async def redeliver(delivery_id: DeliveryId, caller: CurrentCaller, services: Cu
     responses=answers(202, Sending, "It will be sent again.", "job_not_found", *_PROBLEMS),
 )
 async def redeliver_of_job(
-    job_id: JobId, delivery_id: DeliveryId, caller: CurrentCaller, services: CurrentServices
+    job_id: JobId, delivery_id: DeliveryId, caller: Writer, services: CurrentServices
 ) -> Response:
     if not delivery_id.startswith(f"{job_id}_"):
         raise delivery_not_found()

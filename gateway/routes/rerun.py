@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Body, Response
 
-from gateway.auth import CurrentCaller
+from gateway.auth import Writer
 from gateway.documents import Accepted, RetryAnswer, answers
 from gateway.errors import Problem, job_not_found, problem_of
 from gateway.limits import JSONRoute
@@ -56,7 +56,7 @@ _RESUME_EXAMPLES = {
 )  # fmt: skip
 async def retry_job(
     job_id: JobId,
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
     body: Annotated[RetryRequest | None, Body(openapi_examples=_RETRY_EXAMPLES)] = None,
 ) -> Response:
@@ -80,7 +80,7 @@ async def retry_job(
 async def resume_job(
     job_id: JobId,
     body: Annotated[ResumeRequest, Body(openapi_examples=_RESUME_EXAMPLES)],
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
 ) -> Response:
     outcome, status = await services.jobs.resume(caller.tenant, job_id, orjson.dumps(body.value), round_=body.round)
@@ -107,7 +107,7 @@ async def resume_job(
 )
 async def retry_jobs(
     body: Annotated[RetryManyRequest, Body(openapi_examples=_RETRY_MANY_EXAMPLES)],
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
 ) -> Response:
     wanted = job_filter(

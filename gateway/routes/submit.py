@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Header, Request, Response
 from pydantic import ValidationError
 
-from gateway.auth import Caller, CurrentCaller
+from gateway.auth import Caller, Writer
 from gateway.documents import JOB_ID, Accepted, BatchAnswer, BatchRequest, answers
 from gateway.errors import Problem, problem_of, validation_problem
 from gateway.idempotency import IdempotencyKey, KeyedRequest, keyed
@@ -69,7 +69,7 @@ _BATCH_EXAMPLES = {
 async def submit(
     request: Request,
     body: Annotated[JobRequest, Body(openapi_examples=_EXAMPLES)],
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
     idempotency_key: IdempotencyKey = None,
     traceparent: Traceparent = None,
@@ -105,7 +105,7 @@ async def submit(
 async def submit_batch(
     request: Request,
     body: Annotated[BatchRequest, Body(openapi_examples=_BATCH_EXAMPLES)],
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
     idempotency_key: IdempotencyKey = None,
     traceparent: Traceparent = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import uuid_utils
 from fastapi import APIRouter, Body, Response
 
-from gateway.auth import CurrentCaller
+from gateway.auth import Reader, Writer
 from gateway.documents import answers
 from gateway.errors import Problem, endpoint_not_found
 from gateway.limits import JSONRoute
@@ -70,7 +70,7 @@ _UNKEPT = {"Cache-Control": "no-store"}
 )  # fmt: skip
 async def create_endpoint(
     body: Annotated[EndpointRequest, Body(openapi_examples=_CREATE_EXAMPLES)],
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
 ) -> Response:
     check_receiver(services.settings, body.url, "url")
@@ -95,7 +95,7 @@ async def create_endpoint(
     description="The caller's endpoints, oldest first, without their secrets.",
     responses=answers(200, EndpointList, "The endpoints."),
 )
-async def get_endpoints(caller: CurrentCaller, services: CurrentServices) -> Response:
+async def get_endpoints(caller: Reader, services: CurrentServices) -> Response:
     return json_answer({"items": await services.endpoints.of_tenant(caller.tenant), "next_cursor": None})
 
 
@@ -105,7 +105,7 @@ async def get_endpoints(caller: CurrentCaller, services: CurrentServices) -> Res
     description="One endpoint and its health, without its secret.",
     responses=answers(200, Endpoint, "The endpoint.", "endpoint_not_found"),
 )
-async def get_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def get_endpoint(endpoint_id: EndpointId, caller: Reader, services: CurrentServices) -> Response:
     return json_answer(await _read(services, caller.tenant, endpoint_id))
 
 
@@ -123,7 +123,7 @@ async def get_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, services:
 async def change_endpoint(
     endpoint_id: EndpointId,
     body: Annotated[EndpointChange, Body(openapi_examples=_CHANGE_EXAMPLES)],
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
 ) -> Response:
     given = body.model_dump(include=body.model_fields_set)
@@ -141,7 +141,7 @@ async def change_endpoint(
     description="What still waits for it fails. Its deliveries are kept, and can be listed, for as long as others.",
     responses=answers(204, None, "The endpoint is gone.", "endpoint_not_found"),
 )
-async def delete_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def delete_endpoint(endpoint_id: EndpointId, caller: Writer, services: CurrentServices) -> Response:
     if not await services.endpoints.drop(caller.tenant, endpoint_id):
         raise endpoint_not_found()
     return Response(status_code=204)
@@ -161,7 +161,7 @@ async def delete_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, servic
 )
 async def rotate_secret(
     endpoint_id: EndpointId,
-    caller: CurrentCaller,
+    caller: Writer,
     services: CurrentServices,
     body: Annotated[RotateRequest | None, Body(openapi_examples=_ROTATE_EXAMPLES)] = None,
 ) -> Response:
@@ -183,7 +183,7 @@ async def rotate_secret(
     ),
     responses=answers(202, Sending, "It will be sent now.", "endpoint_not_found"),
 )
-async def ping_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def ping_endpoint(endpoint_id: EndpointId, caller: Writer, services: CurrentServices) -> Response:
     delivery_id = f"ping_{uuid_utils.uuid7().hex}_{endpoint_id}"
     body = render_ping(endpoint_id, int(time.time() * 1000))
     if not await services.endpoints.ping(caller.tenant, endpoint_id, delivery_id, body):
@@ -200,7 +200,7 @@ async def ping_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, services
     ),
     responses=answers(200, Endpoint, "The endpoint as it is now.", "endpoint_not_found"),
 )
-async def enable_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def enable_endpoint(endpoint_id: EndpointId, caller: Writer, services: CurrentServices) -> Response:
     return await _switch(services, caller.tenant, endpoint_id, on=True)
 
 
@@ -210,7 +210,7 @@ async def enable_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, servic
     description="Holds what is sent to it from now on, until it is enabled.",
     responses=answers(200, Endpoint, "The endpoint as it is now.", "endpoint_not_found"),
 )
-async def disable_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, services: CurrentServices) -> Response:
+async def disable_endpoint(endpoint_id: EndpointId, caller: Writer, services: CurrentServices) -> Response:
     return await _switch(services, caller.tenant, endpoint_id, on=False)
 
 
@@ -224,7 +224,7 @@ async def disable_endpoint(endpoint_id: EndpointId, caller: CurrentCaller, servi
     responses=answers(200, DeliveryPage, "One page.", "endpoint_not_found", "validation_error", "invalid_cursor"),
 )
 async def get_deliveries_of_endpoint(
-    endpoint_id: EndpointId, asked: AskedPage, caller: CurrentCaller, services: CurrentServices
+    endpoint_id: EndpointId, asked: AskedPage, caller: Reader, services: CurrentServices
 ) -> Response:
     await _read(services, caller.tenant, endpoint_id)
     items, next_cursor = await page_of_deliveries(

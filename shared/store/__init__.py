@@ -4,6 +4,7 @@
 `EndpointStore`; `Registry` and `KeeperStore` for workers and the catalogue.
 """
 
+from shared.store.api_keys import KeyStore
 from shared.store.connection import connect, connect_blocking, connect_sync
 from shared.store.deliveries import ClaimedDelivery, DeliveryStore, Recorded
 from shared.store.delivery_log import Backlog, DeliveryFilter, DeliveryLog
@@ -31,6 +32,7 @@ __all__ = [
     "Filter",
     "JobStore",
     "KeeperStore",
+    "KeyStore",
     "NewJob",
     "NotReplicated",
     "Notices",

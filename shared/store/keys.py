@@ -56,6 +56,7 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:address:<tenant>:<sha1 of URL>   hash    the health of a URL that jobs name, kept while it fails or is disabled
     mas:addresses-expiry                 zset    "<tenant>:<sha1>" by time
     mas:disabled                         zset    "<tenant>:<endpoint id, or sha1>" by the time it was disabled
+    mas:api-keys                         hash    key id to JSON without its secret; changes (a count)
     mas:health-check                     string  what `arq --check` reads
     mas:room                             -       never there: deleting it is the write that a full Redis allows
     mas:aside:<ref>                      any     what stood where a record should have been
@@ -121,6 +122,7 @@ KEYS = {
     "address": "mas:address:",
     "addresses_expiry": "mas:addresses-expiry",
     "disabled": "mas:disabled",
+    "api_keys": "mas:api-keys",
     "aside": "mas:aside:",
     "health": "mas:health-check",
     "room": "mas:room",
