@@ -21,8 +21,8 @@ from shared.store.keys import KEYS, key
 from tests.counting_receiver import CountingReceiver
 
 JOBS = 100_000
-RETENTION_SECONDS = 20
-FORGOTTEN_WITHIN = 90  # retention, the workers' next look at it, and webhooks that are tried again
+RETENTION_SECONDS = 30
+FORGOTTEN_WITHIN = 120  # retention, the workers' next look at it, and webhooks that are tried again
 WORKERS = 2
 FAIL_EVERY = 20  # webhooks: the first try of each so-manyth is answered 500, 503, or not at all
 JUDGED_FROM = 20_000  # jobs: in fewer, the first tenth is a process that has just started

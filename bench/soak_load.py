@@ -81,7 +81,7 @@ class Load:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._submit())
                     for _ in range(FOLLOWERS):
-                        tasks.create_task(self._follow())
+                        tasks.create_task(self._follow_all())
             finally:
                 cancelling.cancel()
 
@@ -112,27 +112,30 @@ class Load:
             for (name, _), item in zip(planned, answer["items"], strict=True):
                 if "id" not in item:
                     raise RuntimeError(f"a job was not accepted: {item}")
-                self._accepted.put_nowait((name, item["id"]))
                 if name == "cancelled while they wait":
                     await self._call("POST", f"/api/v1/jobs/{item['id']}/cancel")
+                    await self._follow(name, item["id"])  # at once: it ends, and is forgotten, before its turn
+                else:
+                    self._accepted.put_nowait((name, item["id"]))
         for _ in range(FOLLOWERS):
             self._accepted.put_nowait(("", ""))
 
-    async def _follow(self) -> None:
-        while True:
-            name, job_id = await self._accepted.get()
-            if not name:
-                return
-            job: dict[str, Any] = {}
-            for _ in range(ROUNDS):
-                job = await self._call("GET", f"/api/v1/jobs/{job_id}?wait={WAIT_SECONDS}")
-                if job["status"] == "interrupted":
-                    await self._call("POST", f"/api/v1/jobs/{job_id}/resume", {"value": "go on"})
-                elif name == "failed and retried" and job["status"] == "failed" and job["round"] == 1:
-                    await self._call("POST", f"/api/v1/jobs/{job_id}/retry")
-                elif job["status"] not in ("queued", "running"):
-                    break
-            await self._note(name, job)
+    async def _follow_all(self) -> None:
+        """One of the followers: the jobs in the order in which they were accepted."""
+        while (accepted := await self._accepted.get()) != ("", ""):
+            await self._follow(*accepted)
+
+    async def _follow(self, name: str, job_id: str) -> None:
+        job: dict[str, Any] = {}
+        for _ in range(ROUNDS):
+            job = await self._call("GET", f"/api/v1/jobs/{job_id}?wait={WAIT_SECONDS}")
+            if job["status"] == "interrupted":
+                await self._call("POST", f"/api/v1/jobs/{job_id}/resume", {"value": "go on"})
+            elif name == "failed and retried" and job["status"] == "failed" and job["round"] == 1:
+                await self._call("POST", f"/api/v1/jobs/{job_id}/retry")
+            elif job["status"] not in ("queued", "running"):
+                break
+        await self._note(name, job)
 
     async def _note(self, name: str, job: dict[str, Any]) -> None:
         self.ended += 1
