@@ -167,6 +167,19 @@ def test_requests_that_are_queued_up_behind_a_slow_one_are_not_kept(gateway: Gat
     assert fetch(f"{gateway.api}/health/live")[0] == 200
 
 
+def test_32_requests_may_wait_behind_a_slow_one_and_a_connection_with_more_is_cut(gateway: Gateway) -> None:
+    job_id = orjson.loads(fetch(f"{gateway.api}/jobs", JOB)[1])["id"]
+    with connect(gateway) as few, connect(gateway) as many:
+        few.sendall(get(f"/api/v1/jobs/{job_id}?wait=1") + get("/api/v1/health/live") * 32)
+        many.sendall(get(f"/api/v1/jobs/{job_id}?wait=30") + get("/api/v1/health/live") * 33)
+        assert all_until_closed(many) == b""
+        said = b""
+        while said.count(b"HTTP/1.1 200") < 33:
+            piece = few.recv(65536)
+            assert piece, said
+            said += piece
+
+
 def test_a_client_that_does_not_read_its_answer_is_cut(gateway: Gateway) -> None:
     clients = [connect(gateway) for _ in range(4)]
     for client in clients:
