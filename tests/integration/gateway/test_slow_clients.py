@@ -143,6 +143,32 @@ def test_headers_that_are_too_large_are_answered_431(gateway: Gateway) -> None:
         assert status_and_code(all_until_closed(client)) == (431, "headers_too_large")
 
 
+@pytest.mark.parametrize(
+    ("refused", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 400_000, 431),
+        (post_head(10**9), 413),
+        (b"GET /api/v1/health/live HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n", 200),
+    ],
+    ids=["headers", "body", "body that nobody needs"],
+)
+def test_a_client_that_was_answered_and_goes_on_sending_is_cut_soon(
+    gateway: Gateway, refused: bytes, status: int
+) -> None:
+    with connect(gateway) as client:
+        client.sendall(refused)
+        assert status_and_code(one_answer(client))[0] == status
+
+        def cut() -> bool:
+            try:
+                client.send(b"x")
+            except ConnectionError:
+                return True
+            return False
+
+        wait_until(cut, LATE, what="it is cut")
+
+
 def test_what_is_no_http_is_answered_with_a_problem(gateway: Gateway) -> None:
     with connect(gateway) as client:
         client.sendall(b"\x16\x03\x01 hello?\r\n\r\n")
