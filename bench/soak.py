@@ -16,7 +16,7 @@ import redis
 from bench.footprint import MB, Footprint, footprint, listener_pid, valkey_footprint
 from bench.processes import ROOT, gateway, until, valkey, worker, workers_ready
 from bench.report import keep, measured_on, table
-from bench.soak_load import KINDS, THREADS, WAITING, Load
+from bench.soak_load import KINDS, WAITING, Load
 from shared.store.keys import KEYS, key
 from tests.counting_receiver import CountingReceiver
 
@@ -81,13 +81,13 @@ class Soak:
     async def mark(self) -> None:
         await asyncio.to_thread(self.sample)
 
-    def left_over(self) -> list[str]:
-        """Keys that a job or a delivery has left. A thread leaves its head: that belongs to its memory."""
+    def left_over(self, threads: int) -> list[str]:
+        """Keys that a job or a delivery has left. Each thread leaves its head: that belongs to its memory."""
         once = tuple(KEYS[name] for name in ONCE)
         keys = [found.decode() for found in self.client.scan_iter(count=1000)]
         heads = [name for name in keys if name.startswith(KEYS["head"])]
         rest = [name for name in keys if name not in heads and not name.startswith(once)]
-        return rest + (heads if len(heads) > THREADS else [])
+        return rest + (heads if len(heads) > threads else [])
 
 
 def run(jobs: int, folder: Path) -> tuple[Soak, Load, list[str]]:
@@ -107,9 +107,9 @@ def run(jobs: int, folder: Path) -> tuple[Soak, Load, list[str]]:
         asyncio.run(load.run())
         wrong = list(load.wrong)
         try:
-            until(lambda: not soak.left_over(), FORGOTTEN_WITHIN, "")
+            until(lambda: not soak.left_over(len(load.threads)), FORGOTTEN_WITHIN, "")
         except TimeoutError:
-            left = soak.left_over()
+            left = soak.left_over(len(load.threads))
             wrong.append(f"{len(left)} keys are left over, such as {', '.join(sorted(left)[:10])}")
         soak.sample()
         delivered = Counter(arrival.id for arrival in receiver.arrivals() if arrival.status == 204)
@@ -181,11 +181,11 @@ def measure(jobs: int) -> bool:
     body = "\n\n".join(
         (
             f"{measured_on()} {jobs:,} jobs ({mix}) through one gateway and {WORKERS} workers, at most {WAITING:,} on "
-            f"their way at once, over {THREADS} threads in SQLite; Valkey with `appendfsync always`; "
+            f"their way at once, over {len(load.threads)} threads in SQLite; Valkey with `appendfsync always`; "
             f"`RESULT_TTL_SECONDS={RETENTION_SECONDS}`, of jobs and deliveries.",
             table(("what", *MARKS, "10 % to 100 %"), rows(soak.samples, jobs)).strip(),
             f"Flat is: from 10 % to 100 % no process grew by {bound}; after retention no key is left but those that "
-            f"are there once, and the heads of the {THREADS} threads; each job ended as planned, and each webhook "
+            f"are there once, and the heads of the {len(load.threads)} threads; each job ended as planned, and each webhook "
             "arrived. "
             + ("" if judged else f"Growth is not judged in runs of less than {JUDGED_FROM:,} jobs. ")
             + ("**It is not:** " + "; ".join(wrong) if wrong else "It is."),

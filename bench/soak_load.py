@@ -19,7 +19,7 @@ from bench.graph import INPUT
 BATCH = 250
 WAITING = 2000
 FOLLOWERS = 64
-THREADS = 200
+THREADS = 200  # at most
 WAIT_SECONDS = 30
 ROUNDS = 10  # how often a job is waited for: far more than it can take
 CANCEL_SECONDS = 0.25
@@ -67,6 +67,7 @@ class Load:
     at: dict[int, Callable[[], Awaitable[None]]] = field(default_factory=dict)  # what to do when so many have ended
     ended: int = 0
     by_kind: Counter[str] = field(default_factory=Counter)
+    threads: set[str] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -97,6 +98,7 @@ class Load:
         body = dict(kind.body)
         if kind.thread:
             body["thread_id"] = f"thread {number // 5 % THREADS}"
+            self.threads.add(body["thread_id"])
         if kind.webhook:
             body["webhook"] = {"url": self.webhook}
         if name == "delayed":
