@@ -185,8 +185,8 @@ def measure(jobs: int) -> bool:
             f"`RESULT_TTL_SECONDS={RETENTION_SECONDS}`, of jobs and deliveries.",
             table(("what", *MARKS, "10 % to 100 %"), rows(soak.samples, jobs)).strip(),
             f"Flat is: from 10 % to 100 % no process grew by {bound}; after retention no key is left but those that "
-            f"are there once, and the heads of the {len(load.threads)} threads; each job ended as planned, and each webhook "
-            "arrived. "
+            f"are there once, and the heads of the {len(load.threads)} threads; each job ended as planned, and each "
+            "webhook arrived. "
             + ("" if judged else f"Growth is not judged in runs of less than {JUDGED_FROM:,} jobs. ")
             + ("**It is not:** " + "; ".join(wrong) if wrong else "It is."),
         )
