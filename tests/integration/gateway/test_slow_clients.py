@@ -245,3 +245,20 @@ def test_clients_that_disconnect_in_the_middle_of_a_body_or_a_long_poll_leave_no
     with valkey.client() as client:
         assert len(client.keys("mas:job:*")) == jobs
     assert fetch(f"{gateway.api}/jobs", JOB)[0] == 202
+
+
+def test_a_long_poll_ends_with_its_client_also_where_a_request_waits_behind_it(gateway: Gateway) -> None:
+    job_id = orjson.loads(fetch(f"{gateway.api}/jobs", JOB)[1])["id"]
+
+    def polls_ended() -> float:
+        lines = fetch(f"{gateway.url}/metrics")[1].decode().splitlines()
+        return sum(
+            float(line.split()[-1])
+            for line in lines
+            if line.startswith("mas_http_request_seconds_count") and '/jobs/{job_id}"' in line
+        )
+
+    before = polls_ended()
+    with connect(gateway) as client:
+        client.sendall(get(f"/api/v1/jobs/{job_id}?wait=60") + get("/api/v1/health/live"))
+    wait_until(lambda: polls_ended() > before, 20, what="the poll has ended")
