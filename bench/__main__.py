@@ -1,7 +1,7 @@
 """`python -m bench` (or `make bench`): measures everything, prints the tables and keeps them in `results.md`.
 
-`python -m bench service`, `savers` or `webhooks` measures that part, and replaces its section only. `python -m bench
-soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something grew.
+`python -m bench service`, `savers`, `webhooks` or `protocol` measures that part, and replaces its section only. `python
+-m bench soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something grew.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import redis
 from bench.claims import measure as claims
 from bench.footprint import listener_pid
 from bench.processes import child, gateway, until, valkey, worker, workers_ready
+from bench.protocol import measure as protocol
 from bench.report import conditions, keep, table
 from bench.savers import measure as savers
 from bench.soak import JOBS as SOAK_JOBS
@@ -126,7 +127,12 @@ def service(repeats: int, jobs: int) -> None:
     keep("Service", f"{conditions(repeats)} {servers}\n\n{table(('what', 'figure', 'ratio'), rows)}")
 
 
-PARTS = {"service": (service, 2000), "savers": (savers, 300), "webhooks": (webhooks, 2000)}
+PARTS = {
+    "service": (service, 2000),
+    "savers": (savers, 300),
+    "webhooks": (webhooks, 2000),
+    "protocol": (protocol, 2000),
+}
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
