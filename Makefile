@@ -18,7 +18,7 @@ INTERPRETER := $(shell $(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.
 SYNCED := .venv/.synced-$(shell echo "$(INTERPRETER)" | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run gateway worker test lint types bench chaos planted-bugs deploy-test clean interpreter
+.PHONY: help setup run gateway worker test lint types bench soak chaos planted-bugs deploy-test clean interpreter
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,9 @@ worker: $(SYNCED) ## Start one worker, as in production: set REDIS_URL and SECRE
 
 bench: $(SYNCED) ## Measure this service beside plain arq and the bare graph
 	@$(RUN) bench
+
+soak: $(SYNCED) ## Run 100,000 jobs and see that memory and keys stay flat; takes a quarter of an hour
+	@$(RUN) bench soak
 
 chaos: $(SYNCED) ## Kill workers under load, for five minutes; reports/ gets the figures and the JUnit report
 	@$(RUN) pytest tests/chaos --junitxml=reports/chaos.xml
