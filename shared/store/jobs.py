@@ -53,15 +53,23 @@ class JobStore:
             return {}
         return {int(place): job_id.decode() for place, job_id in found.items()}
 
-    async def get(self, tenant: str, job_id: str) -> StoredJob | None:
-        """A job of this tenant, with its output."""
+    async def get(self, tenant: str, job_id: str, *, largest_output: int | None = None) -> StoredJob | None:
+        """A job of this tenant, with its output, where that has no more than `largest_output` bytes."""
         name = ref(tenant, job_id)
         with store_errors():
             pipeline = self.redis.pipeline(transaction=True)  # of one moment: a status never has another round's output
             pipeline.hgetall(key("job", name))
-            pipeline.get(key("result", name))
-            record, output = await pipeline.execute()
-        return StoredJob(job_id, record, output or None) if record else None
+            pipeline.strlen(key("result", name))
+            if largest_output is None:
+                pipeline.get(key("result", name))
+            else:
+                pipeline.getrange(key("result", name), 0, largest_output)
+            record, size, output = await pipeline.execute()
+        if not record:
+            return None
+        if largest_output is not None and size > largest_output:
+            return StoredJob(job_id, record, None, size)
+        return StoredJob(job_id, record, output or None)
 
     async def statuses(self, refs: Sequence[str]) -> dict[str, str | None]:
         """The statuses of many jobs at once; None where a job is not there or cannot be read."""

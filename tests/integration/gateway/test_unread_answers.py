@@ -17,13 +17,13 @@ ANSWER_MB = 9
 CLIENTS = 50  # of which the kernel keeps some megabytes each, and the gateway the rest
 
 
-def end_a_job(redis_url: str, output: bytes) -> str:
+def end_a_job(redis_url: str, output: bytes, job_id: str = "1" * 32) -> str:
     """A job that has succeeded with this output; its id."""
 
     async def end() -> str:
         async with Redis.from_url(redis_url) as redis:
             store = JobStore(redis, result_ttl_seconds=600)
-            submitted = await store.submit(NewJob("default", "1" * 32, "echo", b"{}", 3))
+            submitted = await store.submit(NewJob("default", job_id, "echo", b"{}", 3))
             claim = await store.claim(
                 "w", queues=["default"], graphs=["echo"], lease_seconds=60, limit=1, max_bytes=10**8, recover=False
             )
