@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("worker")
 ANSWER_SECONDS = 5.0
+KEEPER_SECONDS = 1.0
+BLOCKING_SECONDS = 3.0  # longer than any wait for work, so that a connection that hangs is noticed
 CONNECTIONS = 64
 LOOKUP_THREADS = 4
 CATALOGUE_SECONDS = 15.0
@@ -141,7 +143,7 @@ async def work(
         await catalogue.publish(registry)
     warm_models(settings)
     keeper = Keeper(
-        KeeperStore(connect_sync(url, answer_within=ANSWER_SECONDS), worker_id, **kept),
+        KeeperStore(connect_sync(url, answer_within=keeper_patience(settings.lease_seconds)), worker_id, **kept),
         settings.lease_seconds,
         loop,
         state,
@@ -160,7 +162,7 @@ async def work(
     worker = JobWorker(
         settings,
         redis=redis,
-        blocking=connect_blocking(url, answer_within=ANSWER_SECONDS),
+        blocking=connect_blocking(url, answer_within=BLOCKING_SECONDS),
         store=store,
         keeper=keeper,
         runner=runner,
@@ -178,6 +180,11 @@ async def work(
         await worker.close()
         if not worker.running:  # an attempt that does not stop may be using it
             await threads.close()
+
+
+def keeper_patience(lease_seconds: float) -> float:
+    """For how long the keeper waits for an answer: where its connection hangs, it must renew over another in time."""
+    return min(ANSWER_SECONDS, max(lease_seconds / 3, KEEPER_SECONDS))
 
 
 def load_catalogue(settings: Settings) -> Catalogue:
