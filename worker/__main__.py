@@ -38,6 +38,7 @@ KEEPER_SECONDS = 1.0
 BLOCKING_SECONDS = 3.0  # longer than any wait for work, so that a connection that hangs is noticed
 CONNECTIONS = 64
 LOOKUP_THREADS = 4
+OTHER_FILES = 80  # the sender's and the keeper's connections to Redis, the log, modules that are being imported
 CATALOGUE_SECONDS = 15.0
 EXPIRE_BATCH = 100
 SENDER_STOP_SECONDS = 2.0
@@ -59,6 +60,7 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    look_at_files(settings)
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     signals = StopSignals(settings.drain_seconds)
@@ -204,6 +206,19 @@ def warm_models(settings: Settings) -> None:
         from worker.models import chat_model
 
         chat_model()
+
+
+def look_at_files(settings: Settings) -> None:
+    """Warn where this process may open fewer files than all its work at once would need."""
+    import resource  # not there on Windows
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    jobs = settings.worker_concurrency if "jobs" in settings.worker_roles else 0
+    webhooks = settings.webhook_concurrency if "webhooks" in settings.worker_roles else 0
+    # A job has at least a connection to its model or database.
+    needed = OTHER_FILES + CONNECTIONS + jobs + webhooks
+    if files < needed:
+        logger.warning("the limit of open files is low: connections may fail (ulimit -n)", limit=files, needed=needed)
 
 
 def serve_metrics(port: int) -> None:

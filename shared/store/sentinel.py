@@ -20,7 +20,7 @@ from redis.sentinel import Sentinel as SyncSentinel
 from redis.sentinel import SentinelConnectionPool as SyncSentinelConnectionPool
 
 from shared.redis_url import SentinelAddress, parse_sentinel_url
-from shared.store.pool import SharedPool
+from shared.store.pool import OpenPool, SharedPool
 
 # For each sentinel: one that hangs must leave time to ask the next, within what a request may take.
 SENTINEL_SECONDS = 0.4
@@ -55,7 +55,7 @@ class MasterSentinel(Sentinel):
             await sentinel.aclose()
 
 
-class MasterPool(SentinelConnectionPool):
+class MasterPool(SentinelConnectionPool, OpenPool):
     """Connections to the master, which closes those to the sentinels with its own."""
 
     _asked_at = -ASK_SECONDS
