@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
@@ -29,7 +28,6 @@ class _SaysWhenClosed(AbstractConnection):
             raise ConnectionError(f"the connection was closed: {error}") from error
 
 
-@cache
 def _saying_when_closed(kind: type[Any]) -> type[Any]:
     """This class of connections, but for what a write to a closed one raises."""
     return type(kind.__name__, (_SaysWhenClosed, kind), {})
