@@ -1,7 +1,8 @@
-"""The connections of the event loop, made to bear two ways of breaking that redis-py leaves to its caller.
+"""The connections of the event loop, made to bear three ways of breaking that redis-py leaves to its caller.
 
 A connection whose server has just closed it is found closed by the next write: uvloop says so with a `RuntimeError`,
-which redis-py neither sends again nor lets pass for a lost connection.
+which redis-py neither sends again nor lets pass for a lost connection. One that is closed while it is being made is
+given up at once, whatever number of tries a call may have.
 
 And a firewall that forgets connections, or a peer that is gone, closes none of them: each idle one would be found dead
 by a call of its own, which waits for it in vain, long after the first.
@@ -39,6 +40,16 @@ class OpenPool(ConnectionPool):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.connection_class = _saying_when_closed(self.connection_class)
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        try:
+            await super().ensure_connection(connection)
+        except ConnectionError as error:
+            nobody_there = isinstance(error.__context__, ConnectionRefusedError)
+            if type(error) is not ConnectionError or nobody_there:
+                raise
+            await connection.disconnect(nowait=True)
+            await super().ensure_connection(connection)
 
 
 class SharedPool(OpenPool, BlockingConnectionPool):

@@ -39,6 +39,28 @@ def test_a_write_to_a_connection_that_is_closed_is_a_lost_connection(valkey_serv
     on_uvloop(test)
 
 
+def test_a_connection_that_is_closed_while_it_is_made_is_made_again(valkey_server: Valkey) -> None:
+    async def test() -> None:
+        async with connect(valkey_server.url, tries=2) as redis:
+            made = redis.connection_pool.connection_class
+            handshakes = 0
+
+            class Closed(made):  # type: ignore[misc, valid-type]
+                async def on_connect(self) -> None:
+                    nonlocal handshakes
+                    handshakes += 1
+                    if handshakes == 1:
+                        self._writer.transport.abort()
+                        await asyncio.sleep(0)
+                    await super().on_connect()
+
+            redis.connection_pool.connection_class = Closed
+            assert await redis.ping()
+            assert handshakes == 2
+
+    on_uvloop(test)
+
+
 def test_one_connection_that_hangs_is_the_last_that_does(valkey_server: Valkey) -> None:
     async def test() -> None:
         with Proxy(valkey_server.url) as proxy:
