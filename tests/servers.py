@@ -175,9 +175,11 @@ class Processes:
         environment = {"HOST": "127.0.0.1", "AUTH_REQUIRED": "false", "REDIS_URL": redis_url, **environment}
         return Gateway(self.python("gateway", prepare=prepare, **environment), port)
 
-    def worker(self, redis_url: str, **environment: str) -> Process:
+    def worker(
+        self, redis_url: str, *, prepare: Callable[[], object] | None = None, **environment: str
+    ) -> Process:  # fmt: skip
         """`python -m worker`. Wait for it with `wait_for_line("worker ready")`."""
-        return self.python("worker", **{"REDIS_URL": redis_url, **environment})
+        return self.python("worker", prepare=prepare, **{"REDIS_URL": redis_url, **environment})
 
     def __enter__(self) -> Self:
         return self

@@ -110,16 +110,26 @@ class FencedWriter:
         self.worker = worker
         self.lease = lease
         self.job = lease.job
+        self._saved = int(lease.job.record.get(b"saved", 0))
 
     async def append(self, events: Sequence[bytes]) -> None:
         """Add events to the job's stream. Raises `LeaseLost`."""
         if not await self._when_held(lambda: self.store.append(self.worker, self.job, events)):
             self._lost()
 
-    async def checkpoint(self, changed: Mapping[bytes, bytes], dropped: Sequence[bytes]) -> None:
-        """Change what the job's saver keeps. Raises `LeaseLost`."""
-        if not await self._when_held(lambda: self.store.checkpoint(self.worker, self.job, changed, dropped)):
+    async def checkpoint(
+        self, changed: Mapping[bytes, bytes], dropped: Sequence[bytes], *, whole: bool = False
+    ) -> None:
+        """Change what the job's saver keeps, or replace the `whole` of it. One call at a time.
+
+        Raises `LeaseLost`, and `EarlierWriteLost` where the whole is needed.
+        """
+        number = self._saved + 1
+        if not await self._when_held(
+            lambda: self.store.checkpoint(self.worker, self.job, changed, dropped, number=number, whole=whole)
+        ):
             self._lost()
+        self._saved = number
 
     async def checkpoints(self) -> dict[bytes, bytes]:
         """What earlier attempts of the job kept. Raises `LeaseLost`."""

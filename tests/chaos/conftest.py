@@ -27,7 +27,10 @@ WORKERS = 4
 END_SECONDS = 60.0
 RETENTION_SECONDS = 7 * 24 * 3600
 # What outlives jobs: names, the fairness of tenants, workers that were killed (for a day), where threads stand.
-LASTING = ("queues", "graphs", "turns", "drained", "wake", "workers", "catalogue", "catalogue_errors", "head", "health")
+LASTING = (
+    "queues", "graphs", "turns", "drained", "wake", "workers", "pulse", "catalogue", "catalogue_errors", "head",
+    "health",
+)  # fmt: skip
 
 
 class Chaos:
