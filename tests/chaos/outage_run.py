@@ -18,7 +18,7 @@ from tests.chaos.clients import Clients, submit_over_time
 from tests.chaos.load import Planned, of_a_client
 from tests.chaos.reruns import Loss, Outage
 from tests.chaos.traces import TENANT, Clock, Cut, cut_by
-from tests.chaos.workers import WorkerPool
+from tests.chaos.workers import WorkerPool, parsed
 from tests.clients import Client
 from tests.counting_receiver import Arrival, CountingReceiver
 from tests.servers import Gateway, Processes, Valkey, wait_until
@@ -76,7 +76,7 @@ class OutageRun:
 
     @contextmanager
     def submitting(self, jobs: int, seconds: float) -> Iterator[None]:
-        """Within this block ten clients submit so many jobs, spread over this time; it is left when all are accepted."""
+        """Within this block clients submit so many jobs, spread over this time; it is left when all are accepted."""
         stopped = threading.Event()
         begun, count = time.monotonic(), jobs // CLIENTS
         with ThreadPoolExecutor(CLIENTS) as threads:
@@ -146,6 +146,11 @@ class OutageRun:
         """All that the receiver got. Closes it."""
         self.receiver.close()
         return self.receiver.arrivals()
+
+    def gateway_log_lines(self, *levels: str) -> Iterator[dict[str, Any]]:
+        """What gateways logged at these levels, also those that were killed."""
+        for process in self.processes.started:
+            yield from (line for line in parsed(process.log) if line["level"] in levels)
 
     def close(self) -> None:
         self.clients.close()

@@ -72,7 +72,7 @@ def late_starts(traces: Traces) -> Iterator[str]:
 
 
 def foreign_steps(traces: Traces, runners: Mapping[tuple[str, int], Collection[int]]) -> Iterator[str]:
-    """Each step ran in the one worker that had claimed its attempt. `runners`: the pids that say they ran an attempt."""
+    """Each step ran in the one worker that had claimed its attempt. `runners`: the pids of those that say so."""
     for attempt, pids in runners.items():
         if len(pids) != 1:
             yield f"{attempt} was run by {pids}"

@@ -30,7 +30,6 @@ class Rerun:
 
     job: str
     attempt: int  # the one that was cut off
-    pid: int
     since_loss: float
     since_outage: float | None  # where Redis was away between the loss and this start: since it was back
     late: float  # beyond the time by which the lease had run out and might be taken back
@@ -44,17 +43,18 @@ def reruns(
 
     After an outage a worker takes no lease back for a third of a lease and half a second.
     """
-    lost_at = {loss.pid: loss.at for loss in losses}
     started = traces.started
     for (job, attempt), at in traces.put_back.items():
-        pid = next(iter(runners.get((job, attempt), ())), 0)
-        if pid not in lost_at or at < lost_at[pid]:
+        ran_in = runners.get((job, attempt), ())
+        # One that was suspended may be killed later on.
+        lost_at = max((loss.at for loss in losses if loss.pid in ran_in and loss.at < at), default=None)
+        if lost_at is None:
             continue
-        lost, again = lost_at[pid], started[(job, attempt + 1)]
-        possible, back = lost + lease_seconds, None
+        again = started[(job, attempt + 1)]
+        possible, back = lost_at + lease_seconds, None
         for outage in outages:
-            if lost < outage.ended and outage.begun < again:
+            if lost_at < outage.ended and outage.begun < again:
                 back = outage.ended
                 possible = max(possible, back + lease_seconds / 3 + 0.5)
         since_outage = None if back is None else again - back
-        yield Rerun(job, attempt, pid, again - lost, since_outage, again - possible)
+        yield Rerun(job, attempt, again - lost_at, since_outage, again - possible)

@@ -137,11 +137,7 @@ class WorkerPool:
     def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for path in sorted(self.folder.glob("worker-*.log")):
             pid = int(path.stem.partition("-")[2])
-            for text in path.read_text(errors="replace").splitlines():
-                try:
-                    yield pid, json.loads(text)
-                except json.JSONDecodeError:  # the last one of a killed worker may be cut
-                    yield pid, {"level": "raw", "event": text}
+            yield from ((pid, line) for line in parsed(path.read_text(errors="replace")))
 
     def _read(self) -> None:
         assert self._server.stdout is not None
@@ -155,3 +151,12 @@ class WorkerPool:
                     if self.live.get(news["slot"]) == news["pid"]:
                         del self.live[news["slot"]]
                 self._changed.notify_all()
+
+
+def parsed(log: str) -> Iterator[dict[str, Any]]:
+    """The lines of a log; what is no log line, such as a traceback, has the level `raw`."""
+    for text in log.splitlines():
+        try:
+            yield json.loads(text)
+        except json.JSONDecodeError:  # the last one of a process that was killed may be cut
+            yield {"level": "raw", "event": text}
