@@ -57,17 +57,18 @@ def seed(capsys: pytest.CaptureFixture[str]) -> int:
 @pytest.fixture
 def run(seed: int, tmp_path: Path, processes: Processes) -> Iterator[OutageRun]:
     run = OutageRun(tmp_path, processes, Random(seed), time.monotonic() + BOUND_SECONDS)
-    with run.workers:
-        run.ready()
-        yield run
-    run.close()
+    try:
+        with run.workers:
+            run.ready()
+            yield run
+    finally:
+        run.close()
 
 
 def test_each_accepted_job_succeeds_once_while_everything_is_killed(run: OutageRun, seed: int, report: Report) -> None:
     """500 jobs with webhooks. A worker is killed every three seconds, each gateway twice, and Valkey twice.
 
-    Valkey is away for 1.5 s and for three leases; a worker is suspended past its lease. The server's fsync is `always`,
-    but a `kill -9` cannot tell what is on disk from what the kernel has: this is about what was never written.
+    Valkey is away for 1.5 s and for three leases; a worker is suspended past its lease.
     """
     begun = time.monotonic()
     with run.submitting(JOBS, SUBMIT_SECONDS):
