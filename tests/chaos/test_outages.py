@@ -204,7 +204,9 @@ def check_attempts(
     assert list(wrong_ends(run.accepted, traces)) == []
     assert list(stray_events(traces)) == []
     assert list(foreign_steps(traces, runners)) == []
-    assert list(late_starts(traces)) == []
+    assert list(late_starts(traces.without(woken))) == []
+    # Between the last look at its lease and a node's first line a worker may be suspended, too: a moment, for one step.
+    assert len(list(late_starts(traces))) <= 1
     # A step that was under way when its worker was suspended goes on to its end afterwards.
     assert list(overlapping_attempts(run.accepted, traces.without(woken))) == []
     assert list(wrong_threads(run.accepted, traces.without(woken))) == []
