@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ class Clients:
         self.http = [httpx.Client(base_url=api, timeout=10, trust_env=False) for api in gateways]
         self.deadline = deadline  # monotonic
         self.answers: list[Answer] = []
+        self.stopped = threading.Event()
         self._hedges = ThreadPoolExecutor(2 * len(gateways))
 
     def submit(self, plan: Planned, request: dict[str, Any], random: Random, *, hedged: bool) -> str:
@@ -48,9 +50,18 @@ class Clients:
             self._hedges.submit(self._send_until_accepted, plan.name, request, gateway, random.random())
             for gateway in range(len(self.http))
         ]
-        ids = {send.result() for send in sends}
-        assert len(ids) == 1, f"{plan.name} is several jobs: {ids}"
-        return ids.pop()
+        ids = [send.result() for send in sends]
+        return ids[0]  # whether it is one job, `answers` tell
+
+    def submit_all(
+        self, plans: Sequence[tuple[float, Planned]], submit: Callable[[Planned], str]
+    ) -> dict[str, Planned]:
+        """One client: each job in its turn, when it is time (monotonic) and the one before is accepted. By job id."""
+        accepted: dict[str, Planned] = {}
+        for at, plan in plans:
+            self.stopped.wait(max(0.0, at - time.monotonic()))
+            accepted[submit(plan)] = plan
+        return accepted
 
     def figures(self) -> dict[str, Any]:
         """How often jobs were sent, and what was answered."""
@@ -73,6 +84,7 @@ class Clients:
     def _send_until_accepted(self, key: str, request: dict[str, Any], gateway: int, seed: float) -> str:
         random = Random(seed)
         while True:
+            assert not self.stopped.is_set(), "the run is over"
             answer = self._send(key, request, self.http[gateway])
             self.answers.append(answer)
             if answer.status == ACCEPTED:
@@ -94,16 +106,3 @@ class Clients:
             return Answer(key, response.status_code, says=says)
         replayed = response.headers.get("idempotent-replayed") == "true"
         return Answer(key, ACCEPTED, response.json()["id"], replayed)
-
-
-def submit_over_time(
-    plans: Sequence[tuple[float, Planned]], submit: Callable[[Planned], str], stopped: Callable[[], bool]
-) -> dict[str, Planned]:
-    """One client: each job in its turn, when it is time (monotonic) and the one before is accepted. By job id."""
-    accepted: dict[str, Planned] = {}
-    for at, plan in plans:
-        time.sleep(max(0.0, at - time.monotonic()))
-        if stopped():
-            break
-        accepted[submit(plan)] = plan
-    return accepted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ from typing import Any
 from redis import Redis
 
 from shared.store.keys import key
-from tests.chaos.clients import Clients, submit_over_time
+from tests.chaos.clients import Clients
 from tests.chaos.load import Planned, of_a_client
 from tests.chaos.reruns import Loss, Outage
 from tests.chaos.traces import TENANT, Clock, Cut, cut_by
@@ -77,24 +76,24 @@ class OutageRun:
     @contextmanager
     def submitting(self, jobs: int, seconds: float) -> Iterator[None]:
         """Within this block clients submit so many jobs, spread over this time; it is left when all are accepted."""
-        stopped = threading.Event()
         begun, count = time.monotonic(), jobs // CLIENTS
         with ThreadPoolExecutor(CLIENTS) as threads:
             running: list[Future[dict[str, Planned]]] = []
-            for client in range(CLIENTS):
-                plans = of_a_client(str(client), count, self.random)
-                times = [begun + seconds * (place + client / CLIENTS) / count for place in range(count)]
+            for number in range(CLIENTS):
+                plans = of_a_client(str(number), count, self.random)
+                times = [begun + seconds * (place + number / CLIENTS) / count for place in range(count)]
                 send = self._sender(Random(self.random.random()))
-                running.append(
-                    threads.submit(submit_over_time, list(zip(times, plans, strict=True)), send, stopped.is_set)
-                )
+                running.append(threads.submit(self.clients.submit_all, list(zip(times, plans, strict=True)), send))
             try:
                 yield
-            except BaseException:
-                stopped.set()
+            except BaseException as error:
+                failed = [client.exception() for client in running if client.done() and client.exception()]
+                self.clients.stopped.set()
+                if failed and failed[0]:  # what went wrong for a client, before what followed from it
+                    raise failed[0] from error
                 raise
-            for future in running:
-                self.accepted |= future.result()
+            for client in running:
+                self.accepted |= client.result()
 
     def kill_worker(self) -> None:
         """`kill -9` one of the workers, any but one that is suspended or was so a moment ago."""

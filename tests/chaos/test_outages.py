@@ -146,8 +146,8 @@ def check_all(run: OutageRun, documents: dict[str, dict[str, Any]], report: Repo
         warnings=dict(Counter(line["event"] for line in run.workers.log_lines("warning", "error", "raw"))),
         warnings_of_gateways=dict(Counter(line["event"] for line in run.gateway_log_lines("warning", "error", "raw"))),
     )
-    assert list(wrong_results(run.accepted, documents)) == []
     check_submits(run, read_all(redis).jobs)
+    assert list(wrong_results(run.accepted, documents)) == []
     check_attempts(run, traces, runners, lost)
     check_suspension(run, traces, runners)
     check_latencies(found)
