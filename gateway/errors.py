@@ -56,6 +56,8 @@ CODES = {
     "webhook_refused": 422,
     "idempotency_key_reused": 422,
     "invalid_cursor": 422,
+    "queue_full": 429,
+    "tenant_full": 429,
     "headers_too_large": 431,
     "internal_error": 500,
     "overloaded": 503,

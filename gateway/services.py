@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.catalogue import Catalogue
 from gateway.notices import Waiters
 from shared.settings import Settings
-from shared.store import DeliveryLog, EndpointStore, JobStore, Notices, Registry
+from shared.store import DeliveryLog, DepthLimits, EndpointStore, JobStore, Notices, Registry
 
 # Below what the gateway waits for Redis in all, so that the reason for a failure is Redis' own.
 REDIS_SECONDS = 1.5
@@ -34,7 +34,8 @@ class Services:
 def make_services(settings: Settings, redis: Redis, notices_redis: Redis) -> Services:
     """`redis` answers requests, `notices_redis` is for one subscription."""
     replicas = settings.wait_replicas
-    jobs = JobStore(redis, result_ttl_seconds=settings.result_ttl_seconds, wait_replicas=replicas)
+    limits = DepthLimits(of_queue=settings.max_queue_depth, of_tenant=settings.max_tenant_depth)
+    jobs = JobStore(redis, result_ttl_seconds=settings.result_ttl_seconds, wait_replicas=replicas, limits=limits)
     registry = Registry(redis)
     catalogue = Catalogue(registry)
     return Services(

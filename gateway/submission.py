@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 
 from gateway.catalogue import Catalogue, Graph
 from gateway.errors import Problem, invalid_field
+from gateway.idempotency import KeyedRequest
 from gateway.receivers import check_receiver, sealed
 from shared.jobs import YEAR_SECONDS, JobRequest, WebhookRequest
 from shared.settings import Settings
@@ -32,10 +32,10 @@ class Submission:
         self.traceparent = traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None
         self._refused: dict[str, Problem] = {}
 
-    async def job(self, request: JobRequest, sent: Any, idempotency_key: str) -> NewJob:
+    async def job(self, request: JobRequest, keyed: KeyedRequest, place: int = 0) -> NewJob:
         """The job to put into the queue. Raises `Problem`, or `StoreUnavailable` where the catalogue has to be read.
 
-        `sent` is the request's JSON as it came: what tells a repeated request from another with the same key.
+        `keyed` is the whole request that it came with, `place` its place in it.
         """
         graph = await self._graph(request.graph)
         graph.check("input", request.input)
@@ -54,8 +54,9 @@ class Submission:
             run_at_ms=None if request.run_at is None else int(request.run_at.timestamp() * 1000),
             thread_id=request.thread_id,
             on_busy=request.on_busy,
-            idempotency_key=idempotency_key,
-            fingerprint=_fingerprint(sent) if idempotency_key else "-",
+            idempotency_key=keyed.key,
+            place=place,
+            fingerprint=keyed.fingerprint,
             fields=self._record_fields(request),
         )
 
@@ -110,7 +111,3 @@ def _given(part: BaseModel) -> dict[str, Any]:
 def _check_run_at(run_at: datetime | None) -> None:
     if run_at is not None and run_at > datetime.now(UTC) + timedelta(seconds=YEAR_SECONDS):
         raise invalid_field("run_at", says="must be at most a year from now")
-
-
-def _fingerprint(sent: Any) -> str:
-    return hashlib.sha256(orjson.dumps(sent, option=orjson.OPT_SORT_KEYS)).hexdigest()

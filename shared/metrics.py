@@ -21,6 +21,7 @@ HTTP_REQUEST_SECONDS = Histogram(
     "mas_http_request_seconds", "Seconds to answer a request.", ["route"], buckets=REQUEST_BUCKETS, registry=REGISTRY
 )
 JOBS_SUBMITTED = Counter("mas_jobs_submitted", "Jobs accepted.", ["graph"], registry=REGISTRY)
+JOBS_REFUSED = Counter("mas_jobs_refused", "Jobs refused because too many wait already.", ["reason"], registry=REGISTRY)
 JOBS_ENDED = Counter("mas_jobs_ended", "Rounds ended, by final status.", ["graph", "status"], registry=REGISTRY)
 JOB_WAIT_SECONDS = Histogram(
     "mas_job_wait_seconds", "Seconds a job waited before its attempt.", buckets=RUN_BUCKETS, registry=REGISTRY

@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     gateway_recycle_requests: int = Field(0, ge=0)
     auth_required: bool = True
     allowed_hosts: CommaList = []
+    max_queue_depth: int = Field(100_000, ge=0)
+    max_tenant_depth: int = Field(1_000_000, ge=0)
     max_body_bytes: int = Field(10_000_000, ge=0)
     max_body_bytes_at_once: int = Field(64_000_000, ge=0)
     max_connections: int = Field(4096, ge=0)

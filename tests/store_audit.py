@@ -21,8 +21,8 @@ def audit(redis: Redis) -> list[str]:
 def faults(dump: Dump) -> list[str]:
     """`audit` of what was read before."""
     checks = (
-        _wrong_places, _wrong_leases, _wrong_ends, _wrong_indexes, _wrong_threads, _wrong_heads, _wrong_belongings,
-        _wrong_deliveries, _wrong_hosts, _wrong_delivery_indexes, _wrong_addresses,
+        _wrong_places, _wrong_depths, _wrong_leases, _wrong_ends, _wrong_indexes, _wrong_threads, _wrong_heads,
+        _wrong_belongings, _wrong_deliveries, _wrong_hosts, _wrong_delivery_indexes, _wrong_addresses,
     )  # fmt: skip
     return [fault for check in checks for fault in check(dump)]
 
@@ -41,6 +41,17 @@ def _wrong_places(dump: Dump) -> Iterator[str]:
     named = {f"{queue}:{lane}" for queue, lanes in dump.sets["lanes"].items() for lane in lanes}
     if named != set(dump.zsets["lane"]):
         yield f"the lanes are {set(dump.zsets['lane'])}, but {named} are named"
+
+
+def _wrong_depths(dump: Dump) -> Iterator[str]:
+    """The queued jobs, and no others, count against the depth of their queue and tenant."""
+    waiting: dict[str, set[str]] = defaultdict(set)
+    for ref, job in dump.jobs.items():
+        if job["status"] == "queued":
+            tenant, _, job_id = ref.partition(":")
+            waiting[f"{tenant}:{job['queue']}"].add(job_id)
+    if dump.sets["waiting"] != waiting:
+        yield f"waiting are {dump.sets['waiting']}, the records say {dict(waiting)}"
 
 
 def _right_places(ref: str, job: Record) -> list[str]:

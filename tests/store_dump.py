@@ -20,7 +20,7 @@ _ZSETS = {
     "lane", "solo", "line", "due", "leases", "expiry", "index", "index_thread",
     "deliveries_index", "deliveries_leases", "deliveries_expiry", "hosts", "host_line", "addresses_expiry", "disabled",
 }  # fmt: skip
-_SETS = {"lanes", "held", "queues", "graphs", "targets", "host_sending"}
+_SETS = {"lanes", "held", "queues", "graphs", "waiting", "targets", "host_sending"}
 _STRINGS = {"running", "result", "input", "resume", "claims", "delivery_output"}
 _LISTS = {"deliveries"}
 _LENGTHS = {"events", "delivery_attempts"}

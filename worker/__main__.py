@@ -105,8 +105,8 @@ async def work(
     from worker.runner import Runner
 
     redis = ArqRedis(connect(url, connections=CONNECTIONS, answer_within=ANSWER_SECONDS).connection_pool)
-    kept = {"result_ttl_seconds": settings.result_ttl_seconds, "wait_replicas": settings.wait_replicas}
-    store = JobStore(redis, **kept)
+    ttl_seconds, replicas = settings.result_ttl_seconds, settings.wait_replicas
+    store = JobStore(redis, result_ttl_seconds=ttl_seconds, wait_replicas=replicas)
     registry = Registry(redis)
     safety = SafetyWatch(redis, wait_replicas=settings.wait_replicas)
     threads = ThreadMemory(settings.thread_database, connections=settings.worker_concurrency)
@@ -141,7 +141,12 @@ async def work(
         await catalogue.publish(registry)
     warm_models(settings)
     keeper = Keeper(
-        KeeperStore(connect_sync(url, answer_within=ANSWER_SECONDS), worker_id, **kept),
+        KeeperStore(
+            connect_sync(url, answer_within=ANSWER_SECONDS),
+            worker_id,
+            result_ttl_seconds=ttl_seconds,
+            wait_replicas=replicas,
+        ),
         settings.lease_seconds,
         loop,
         state,

@@ -23,8 +23,17 @@ class NewJob:
     thread_id: str | None = None
     on_busy: Literal["queue", "reject", "cancel"] = "queue"
     idempotency_key: str = ""
-    fingerprint: str = "-"
+    place: int = 0  # in the request with this key
+    fingerprint: str = "-"  # of that request
     fields: Mapping[str, str | bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DepthLimits:
+    """How many jobs of one tenant may wait, for whatever: in one queue, and in all. 0 is any number."""
+
+    of_queue: int = 0
+    of_tenant: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +41,16 @@ class Submitted:
     """How a submit went.
 
     `duplicate`: the idempotency key is known, and `id` is its job; `conflict`: it is known with another request;
-    `busy`: the thread has the job `id`, and `on_busy` was `reject`.
+    `busy`: the thread has the job `id`, and `on_busy` was `reject`; `queue_full`, `tenant_full`: so many jobs wait
+    already in this queue, or in all of the tenant's, and there may be room after `retry_seconds`.
     """
 
-    outcome: Literal["created", "duplicate", "conflict", "busy"]
+    outcome: Literal["created", "duplicate", "conflict", "busy", "queue_full", "tenant_full"]
     id: str
     status: str
     created_at_ms: int
     ended_graph: str = ""  # where `on_busy=cancel` ended a waiting job: its graph
+    retry_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)

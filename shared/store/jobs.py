@@ -12,7 +12,7 @@ from shared.addresses import parse_url
 from shared.store import scripts
 from shared.store.connection import Argument, run, run_many
 from shared.store.errors import store_errors
-from shared.store.job_values import Claim, Claimed, Ended, NewJob, StoredJob, Submitted
+from shared.store.job_values import Claim, Claimed, DepthLimits, Ended, NewJob, StoredJob, Submitted
 from shared.store.keys import digest, key, ref
 
 IDEMPOTENCY_MS = 24 * 3600 * 1000
@@ -24,10 +24,12 @@ class JobStore:
     """All that is done to jobs. What it promises, `wait_replicas` have. `clock_offset_ms` is for tests only."""
 
     def __init__(
-        self, redis: Redis, *, result_ttl_seconds: int, wait_replicas: int = 0, clock_offset_ms: int = 0
-    ) -> None:
+        self, redis: Redis, *, result_ttl_seconds: int, wait_replicas: int = 0, limits: DepthLimits | None = None,
+        clock_offset_ms: int = 0,
+    ) -> None:  # fmt: skip
         self.redis = redis
         self.wait_replicas = wait_replicas
+        self.limits = limits or DepthLimits()
         self.result_ttl_ms = result_ttl_seconds * 1000
         self.clock_offset_ms = clock_offset_ms
 
@@ -42,6 +44,14 @@ class JobStore:
         calls = [self._submit_args(job) for job in jobs]
         answers = await run_many(self.redis, scripts.SUBMIT, calls, replicas=self.wait_replicas)
         return [answer if isinstance(answer, Exception) else _submitted(answer) for answer in answers]
+
+    async def known(self, tenant: str, idempotency_key: str, fingerprint: str) -> dict[int, str]:
+        """The jobs that a request with this key was answered with, by their places in it; none for another request."""
+        with store_errors():
+            found = await self.redis.hgetall(key("idem", tenant, digest(idempotency_key)))  # type: ignore[misc]
+        if found.pop(b"request", None) != fingerprint.encode():
+            return {}
+        return {int(place): job_id.decode() for place, job_id in found.items()}
 
     async def get(self, tenant: str, job_id: str) -> StoredJob | None:
         """A job of this tenant, with its output."""
@@ -286,8 +296,8 @@ class JobStore:
         return [
             self.clock_offset_ms, ref(job.tenant, job.id), job.graph, job.queue, job.priority,
             "" if job.delay_ms is None else job.delay_ms, "" if job.run_at_ms is None else job.run_at_ms,
-            job.on_busy, digest(job.idempotency_key) if job.idempotency_key else "", job.fingerprint, IDEMPOTENCY_MS,
-            job.payload, self.result_ttl_ms,
+            job.on_busy, digest(job.idempotency_key) if job.idempotency_key else "", job.place, job.fingerprint,
+            IDEMPOTENCY_MS, job.payload, self.result_ttl_ms, self.limits.of_queue, self.limits.of_tenant,
             *(part for pair in fields.items() for part in pair),
         ]  # fmt: skip
 
@@ -298,8 +308,8 @@ def _call_id() -> str:
 
 
 def _submitted(answer: list[bytes]) -> Submitted:
-    outcome, job_id, status, created_at, ended_graph = (part.decode() for part in answer)
-    return Submitted(outcome, job_id, status, int(created_at), ended_graph)  # type: ignore[arg-type]
+    outcome, job_id, status, created_at, ended_graph, seconds = (part.decode() for part in answer)
+    return Submitted(outcome, job_id, status, int(created_at), ended_graph, int(seconds))  # type: ignore[arg-type]
 
 
 def _to_dict(flat: list[bytes]) -> dict[bytes, bytes]:

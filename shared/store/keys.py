@@ -27,7 +27,9 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:graphs:<tenant>                  set     graphs that have an index
     mas:index-thread:<tenant>:<sha1>     zset    job id by creation time
     mas:expiry                           zset    ref by the time its retention ends
-    mas:idem:<tenant>:<sha1>             string  "<job id> <fingerprint>", for 24 hours
+    mas:waiting:<tenant>:<queue>         set     job id: all that are queued, also those that are not ready
+    mas:drained:<tenant>:<queue>         string  how many were claimed of late (depth.lua)
+    mas:idem:<tenant>:<sha1>             hash    request (its fingerprint), and the job id by place in it; for 24 hours
     mas:wake:<queue>:<graph>             list    tokens that wake idle workers
     mas:control:<worker>                 list    "cancel <ref> <attempt>"
     mas:claims:<worker>                  string  the number of its last claim that is void
@@ -89,6 +91,8 @@ KEYS = {
     "graphs": "mas:graphs:",
     "index_thread": "mas:index-thread:",
     "expiry": "mas:expiry",
+    "waiting": "mas:waiting:",
+    "drained": "mas:drained:",
     "idem": "mas:idem:",
     "wake": "mas:wake:",
     "control": "mas:control:",

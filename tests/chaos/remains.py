@@ -13,7 +13,7 @@ from tests.store_dump import read_all
 
 RETENTION_SECONDS = 7 * 24 * 3600
 # What outlives jobs: names, the fairness of tenants, workers that were killed (for a day), where threads stand.
-LASTING = ("queues", "graphs", "turns", "wake", "workers", "catalogue", "catalogue_errors", "head", "health")
+LASTING = ("queues", "graphs", "turns", "drained", "wake", "workers", "catalogue", "catalogue_errors", "head", "health")
 # What Redis itself forgets, within a day at the latest.
 EXPIRING = ("idem", "claims")
 DAY_SECONDS = 24 * 3600

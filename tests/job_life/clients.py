@@ -8,11 +8,14 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from shared.store import DepthLimits
 from shared.store.keys import digest
 from tests.job_life.machine import GRAPHS, Machine, expect
 from tests.job_life.model import Job
 from tests.job_queue import RETENTION_SECONDS, TENANT, WEBHOOK
 from tests.store_audit import ENDED
+
+NO_LIMITS = DepthLimits()
 
 
 class Clients(Machine):
@@ -29,31 +32,38 @@ class Clients(Machine):
         webhook=st.booleans(),
         idempotency_key=st.sampled_from(["", "", "", "k"]),
         fingerprint=st.sampled_from(["f", "f", "g"]),
+        limits=st.sampled_from([NO_LIMITS, NO_LIMITS, DepthLimits(of_queue=2), DepthLimits(of_tenant=2)]),
     )
     def submit(self, **options: Any) -> None:
         self.submit_job(**options)
 
     def submit_job(
         self, graph: str, thread_id: str | None, on_busy: str, delay_ms: int | None = None, max_attempts: int = 2,
-        webhook: bool = True, idempotency_key: str = "", fingerprint: str = "f", **options: Any,
+        webhook: bool = True, idempotency_key: str = "", fingerprint: str = "f", limits: DepthLimits = NO_LIMITS,
+        **options: Any,
     ) -> None:  # fmt: skip
         self.submitted += 1
         job_id = f"job{999 - self.submitted}"  # the order of names is not the order of arrival
         thread = f"{TENANT}:{digest(thread_id)}" if thread_id else ""
         holder = self.model.holder(thread)
         known_id, known_fingerprint = self.model.keys.get(idempotency_key, ("", ""))
-        known = self.model.jobs.get(f"{TENANT}:{known_id}")
         options |= {
             "graph": graph, "thread_id": thread_id, "on_busy": on_busy, "delay_ms": delay_ms,
             "max_attempts": max_attempts, "fields": WEBHOOK if webhook else {},
             "idempotency_key": idempotency_key, "fingerprint": fingerprint,
         }  # fmt: skip
+        waiting = self.count("queued")
+        self.queue.store.limits = limits
         answer = self.run(self.queue.submit(job_id, **options))
         found = (answer.outcome, answer.id, answer.status, answer.ended_graph)
         if known_id and fingerprint != known_fingerprint:
-            expect("a key stands for one request", found, ("conflict", known_id, "", ""))
-        elif known:
-            expect("the same key gives the same job", found, ("duplicate", known_id, known.status, ""))
+            expect("a key stands for one request", found, ("conflict", "", "", ""))
+        elif known_id:
+            expect("the same key gives the same job", found, ("duplicate", known_id, "queued", ""))
+        elif 0 < limits.of_queue <= waiting:
+            expect("a full queue refuses", found, ("queue_full", "", "", ""))
+        elif 0 < limits.of_tenant <= waiting:
+            expect("a tenant with too much waiting is refused", found, ("tenant_full", "", "", ""))
         elif holder and on_busy == "reject":
             expect("a busy thread refuses", found, ("busy", holder.partition(":")[2], "", ""))
         else:

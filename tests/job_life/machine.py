@@ -28,6 +28,7 @@ LEFT_BEHIND = {
     b"queues",
     b"graphs",
     b"turns",
+    b"drained",
     b"wake",
     b"control",
     b"claims",

@@ -13,7 +13,7 @@ LEASED = [
     Bug("a late try is recorded", "delivery_finish", _FENCE, "not delivery.status", LIFE),
     Bug("a try is fenced by its number alone", "delivery_finish", "delivery.worker ~= worker or ", "", LIFE),
     Bug("a try is fenced by its sender alone", "delivery_finish", "delivery.attempt ~= attempt or ", "", LIFE),
-    Bug("a late try is handed back", "delivery_release", _HOLDS, "not host", LIFE),
+    Bug("a late try is handed back", "delivery_release", _HOLDS, "not next_at", LIFE),
     Bug("a late renewal counts", "delivery_renew", _RENEWED, "", LIFE),
     Bug("a renewal is fenced by its number alone", "delivery_renew", "holder == worker and ", "", LIFE),
     Bug(

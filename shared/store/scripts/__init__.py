@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shared.store.keys import KEYS
 
-SHARED = ("prelude", "deliveries", "ends")
+SHARED = ("prelude", "depth", "deliveries", "ends")
 _FOLDER = Path(__file__).parent
 
 

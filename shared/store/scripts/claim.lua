@@ -19,6 +19,7 @@ make_room()
 -- This claim was given up, and what it would have taken is disowned already: it comes too late.
 if tonumber(call('GET', KEY.claims .. worker) or 0) >= tonumber(ARGV[8]) then return { int(now), '0', '0', {}, {} } end
 local taken, ended, bytes = {}, {}, 0
+local claimed = {}             -- by queue and tenant: how many
 local left = {}                -- { queue, graph } where work is left for the next claim
 local pass_on = false          -- whether this claim changed what there is to do, so that others must be woken for what is left
 
@@ -40,6 +41,7 @@ local function set_aside(ref, queue)
   local flat = redis.pcall('HGETALL', KEY.job .. ref)
   local job = flat.err and {} or to_table(flat)
   if call('EXISTS', KEY.job .. ref) == 1 then call('RENAME', KEY.job .. ref, KEY.aside .. ref) end
+  for _, name in ipairs(call('SMEMBERS', KEY.queues)) do call('SREM', waiting_key(ref, name), id_of(ref)) end
   job.v, job.graph, job.queue, job.status, job.created_at, job.rank =
     int(VERSION), graph, queue or job.queue or 'default', status, created_at, created_at
   for name, default in pairs({ priority = '0', attempt = '0', tries = '0', max_attempts = '1', lost = '0', round = '1' }) do
@@ -87,6 +89,8 @@ local function take(ref, job, alone)
   call('HSET', KEY.job .. ref, 'attempt', attempt, 'tries', tries, 'worker', worker)
   call('HSETNX', KEY.job .. ref, 'started_at', int(now))
   set_status(ref, job, 'running')
+  claimed[job.queue] = claimed[job.queue] or {}
+  claimed[job.queue][tenant_of(ref)] = (claimed[job.queue][tenant_of(ref)] or 0) + 1
   add_event(ref, job, now, 'running')
   local payload, answer = call('GET', KEY.input .. ref) or '', job.resumed and call('GET', KEY.resume .. ref) or ''
   bytes = bytes + #payload + #answer
@@ -198,6 +202,10 @@ for _, queue in ipairs(queues) do
       if lane.heads[lane.at] then left[#left + 1] = { queue, lane.graph } end
     end
   end
+end
+
+for queue, tenants in pairs(claimed) do
+  for tenant, count in pairs(tenants) do note_drained(tenant, queue, now, count) end
 end
 
 local next_due = call('ZRANGE', KEY.due, 0, 0, 'WITHSCORES')[2]

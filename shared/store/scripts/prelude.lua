@@ -1,4 +1,4 @@
--- What the transitions share. Each script is this file, deliveries.lua and ends.lua, followed by its own; KEY is the table of
+-- What the transitions share. Each script is this file, depth.lua, deliveries.lua and ends.lua, followed by its own; KEY is the table of
 -- shared/store/keys.py.
 --
 -- Rules: time is the server's (plus ARGV[1], an offset that only tests set); all checks come before the first write, for scripts do
@@ -55,7 +55,12 @@ end
 
 local function index_key(ref, job, status) return KEY.index .. tenant_of(ref) .. ':' .. job.graph .. ':' .. status end
 
+-- The jobs of one tenant that wait in one queue, for whatever: a worker, their time, their thread.
+local function waiting_key(ref, queue) return KEY.waiting .. tenant_of(ref) .. ':' .. queue end
+
 local function set_status(ref, job, status)
+  if job.status == 'queued' then call('SREM', waiting_key(ref, job.queue), id_of(ref)) end
+  if status == 'queued' then call('SADD', waiting_key(ref, job.queue), id_of(ref)) end
   call('ZREM', index_key(ref, job, job.status), id_of(ref))
   call('ZADD', index_key(ref, job, status), job.created_at, id_of(ref))
   call('HSET', KEY.job .. ref, 'status', status)

@@ -78,11 +78,17 @@ async def test_a_batch_sent_again_with_its_key_gives_the_same_jobs(gateway: Gate
     second = await gateway.post("/jobs/batch", {"jobs": [GOOD, GOOD]}, idempotency_key="batch-1")
     assert second.json() == first.json()
     assert len({item["id"] for item in first.json()["items"]}) == 2
-    third = await gateway.post(
-        "/jobs/batch", {"jobs": [GOOD, {"graph": "echo", "input": 2}]}, idempotency_key="batch-1"
-    )
-    assert third.json()["items"][0] == first.json()["items"][0]
-    assert third.json()["items"][1]["error"]["code"] == "idempotency_key_reused"
+
+
+@pytest.mark.parametrize("jobs", [[GOOD, {"graph": "echo", "input": 2}], [GOOD], [GOOD, GOOD, GOOD]])
+async def test_another_batch_with_a_known_key_is_refused_whole(gateway: Gateway, jobs: list[Any]) -> None:
+    first = await gateway.post("/jobs/batch", {"jobs": [GOOD, GOOD]}, idempotency_key="batch-1")
+    refused = await gateway.post("/jobs/batch", {"jobs": jobs}, idempotency_key="batch-1")
+    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
+    single = await gateway.post("/jobs", GOOD, idempotency_key="batch-1")
+    assert (single.status_code, single.json()["code"]) == (422, "idempotency_key_reused")
+    listed = (await gateway.get("/jobs")).json()["items"]
+    assert {item["id"] for item in listed} == {item["id"] for item in first.json()["items"]}
 
 
 async def test_a_job_that_redis_has_no_room_for_says_so_for_itself(

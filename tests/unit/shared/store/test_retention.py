@@ -10,7 +10,9 @@ from shared.store.keys import key
 from shared.webhooks import DeliveryAttempt
 from tests.job_queue import RETENTION_SECONDS, TENANT, WEBHOOK, JobQueue
 
-SHARED_KEYS = {b"mas:queues", b"mas:graphs:acme", b"mas:turns:default", b"mas:wake:default:echo"}
+SHARED_KEYS = {
+    b"mas:queues", b"mas:graphs:acme", b"mas:turns:default", b"mas:drained:acme:default", b"mas:wake:default:echo",
+}  # fmt: skip
 
 
 def keys_of_jobs(redis: SyncRedis) -> set[bytes]:

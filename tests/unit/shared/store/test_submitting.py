@@ -8,7 +8,7 @@ from redis import Redis as SyncRedis
 from shared.store import Submitted
 from shared.store.jobs import IDEMPOTENCY_MS
 from shared.store.keys import digest, key
-from tests.job_queue import GRAPH, TENANT, JobQueue
+from tests.job_queue import GRAPH, RETENTION_SECONDS, TENANT, JobQueue
 
 
 async def test_an_accepted_job_stands_in_its_lane_by_the_time_it_was_created(queue: JobQueue) -> None:
@@ -65,16 +65,16 @@ async def test_the_priority_of_a_delayed_job_applies_once_it_is_due(queue: JobQu
 async def test_the_same_key_and_request_give_the_same_job(queue: JobQueue) -> None:
     first = await queue.submit("a", idempotency_key="k", fingerprint="f")
     again = await queue.submit("b", idempotency_key="k", fingerprint="f")
-    assert again == Submitted("duplicate", "a", "queued", first.created_at_ms)
+    assert (first.outcome, again) == ("created", Submitted("duplicate", "a", "queued", 0))
     assert await queue.record("b") == {}
     await queue.finish("w1", await queue.take())
-    assert (await queue.submit("c", idempotency_key="k", fingerprint="f")).status == "succeeded"
+    assert await queue.submit("c", idempotency_key="k", fingerprint="f") == again
 
 
 async def test_the_same_key_with_another_request_is_a_conflict(queue: JobQueue) -> None:
     await queue.submit("a", idempotency_key="k", fingerprint="f")
     refused = await queue.submit("b", idempotency_key="k", fingerprint="another")
-    assert (refused.outcome, refused.id) == ("conflict", "a")
+    assert (refused.outcome, refused.id) == ("conflict", "")
     assert await queue.record("b") == {}
 
 
@@ -92,12 +92,43 @@ async def test_an_idempotency_key_is_kept_for_a_day(queue: JobQueue, sync_redis:
     assert (await queue.submit("b", idempotency_key="k", fingerprint="f")).outcome == "created"
 
 
-async def test_a_key_whose_job_was_erased_gives_a_new_job(queue: JobQueue) -> None:
+@pytest.mark.parametrize("gone", ["erased", "expired"])
+async def test_a_job_that_is_gone_does_not_run_again_under_its_key(queue: JobQueue, gone: str) -> None:
     await queue.submit("a", idempotency_key="k", fingerprint="f")
     await queue.store.cancel(TENANT, "a")
-    await queue.store.erase(TENANT, "a")
-    assert (await queue.submit("b", idempotency_key="k", fingerprint="f")).outcome == "created"
-    assert (await queue.submit("c", idempotency_key="k", fingerprint="f")).id == "b"
+    if gone == "erased":
+        await queue.store.erase(TENANT, "a")
+    else:
+        queue.pass_time(RETENTION_SECONDS + 1)
+        await queue.store.expire()
+    assert await queue.record("a") == {}
+    again = await queue.submit("b", idempotency_key="k", fingerprint="f")
+    assert (again.outcome, again.id) == ("duplicate", "a")
+    assert await queue.claim_ids() == []
+
+
+async def test_the_jobs_of_a_request_with_a_key_are_known_by_their_places(queue: JobQueue) -> None:
+    batch = [queue.new(name, idempotency_key="k", fingerprint="f", place=place) for place, name in enumerate("ab")]
+    await queue.store.submit_many(batch[:1])
+    again = [queue.new(name, idempotency_key="k", fingerprint="f", place=place) for place, name in enumerate("cd")]
+    answers = await queue.store.submit_many(again)
+    assert [(answer.outcome, answer.id) for answer in answers if isinstance(answer, Submitted)] == [
+        ("duplicate", "a"), ("created", "d"),
+    ]  # fmt: skip
+    assert await queue.store.known(TENANT, "k", "f") == {0: "a", 1: "d"}
+    assert await queue.store.known(TENANT, "k", "another") == await queue.store.known("other", "k", "f") == {}
+    longer = queue.new("e", idempotency_key="k", fingerprint="longer", place=2)
+    assert (await queue.store.submit(longer)).outcome == "conflict"
+
+
+async def test_what_comes_later_of_a_request_does_not_keep_its_key_for_longer(
+    queue: JobQueue, sync_redis: SyncRedis
+) -> None:
+    await queue.submit("a", idempotency_key="k", fingerprint="f")
+    name = key("idem", TENANT, digest("k"))
+    sync_redis.pexpire(name, 10_000)
+    await queue.submit("b", idempotency_key="k", fingerprint="f", place=1)
+    assert sync_redis.pttl(name) <= 10_000
 
 
 async def test_a_submit_whose_reply_was_lost_creates_one_job(queue: JobQueue) -> None:
@@ -121,7 +152,7 @@ async def test_a_batch_is_accepted_job_by_job(queue: JobQueue) -> None:
         ]
     )
     assert [(answer.outcome, answer.id) for answer in answers if isinstance(answer, Submitted)] == [
-        ("created", "a"), ("conflict", "known"), ("created", "c"), ("duplicate", "c"),
+        ("created", "a"), ("conflict", ""), ("created", "c"), ("duplicate", "c"),
     ]  # fmt: skip
 
 
