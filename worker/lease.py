@@ -1,7 +1,8 @@
 """A lease as its attempt sees it, and the writes that it fences.
 
 Each write first asks the local clock: past the deadline it waits, and only when a renewal answers that the lease is
-gone does the attempt end, with nothing written. While Redis is away a write waits too and is sent again: the scripts
+gone does the attempt end, with nothing written. What a node follows asks it afterwards too: the process may have stood
+still in between. While Redis is away a write waits too and is sent again: the scripts
 bear the repetition. So does a write that too few replicas have: a step, or an outcome, counts once they have it.
 """
 
@@ -130,19 +131,25 @@ class FencedWriter:
         ):
             self._lost()
         self._saved = number
+        await self.lease.confirmed()  # a node follows: not where the process stood still before it read the answer
 
     async def checkpoints(self) -> dict[bytes, bytes]:
         """What earlier attempts of the job kept. Raises `LeaseLost`."""
-        return await self._when_held(lambda: self.store.checkpoints(self.job))
+        found = await self._when_held(lambda: self.store.checkpoints(self.job))
+        await self.lease.confirmed()
+        return found
 
     async def head(self) -> dict[bytes, bytes]:
         """Where the job's thread stands. Raises `LeaseLost`."""
-        return await self._when_held(lambda: self.store.head(self.job))
+        found = await self._when_held(lambda: self.store.head(self.job))
+        await self.lease.confirmed()
+        return found
 
     async def pin(self, pins: Sequence[tuple[str, str, str]]) -> None:
         """Move the head of the job's thread. Raises `LeaseLost`."""
         if not await self._when_held(lambda: self.store.pin(self.worker, self.job, pins)):
             self._lost()
+        await self.lease.confirmed()
 
     async def finish(
         self, status: Literal["succeeded", "failed", "cancelled", "interrupted"], *,
