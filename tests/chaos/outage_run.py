@@ -56,10 +56,11 @@ class OutageRun:
         self.accepted: dict[str, Planned] = {}  # by job id; those of a thread in order
         self.kills: list[Loss] = []
         self.gateway_kills = 0
+        self.valkey_kills = 0
         self.outages: list[Outage] = []
         self.suspensions: list[Loss] = []
         self.suspended: list[Cut] = []  # what those workers held
-        self._valkey_killed_at = 0.0
+        self._valkey_away_at = 0.0
         self._unkillable: dict[int, float] = {}  # slot to the time until which it is spared
 
     def left(self) -> float:
@@ -110,12 +111,22 @@ class OutageRun:
         self.gateways[place] = self._gateway(PORT=str(self.gateways[place].port))
 
     def kill_valkey(self) -> None:
-        self._valkey_killed_at = time.monotonic()
+        self._valkey_away_at = time.monotonic()
         self.valkey.kill()
 
     def restart_valkey(self) -> None:
         self.valkey.restart()
-        self.outages.append(Outage(self._valkey_killed_at, time.monotonic()))
+        self.valkey_kills += 1
+        self.outages.append(Outage(self._valkey_away_at, time.monotonic()))
+
+    def suspend_valkey(self) -> None:
+        """It says nothing, and no connection to it ends: what is sent meanwhile it does when it goes on, twice too."""
+        self._valkey_away_at = time.monotonic()
+        self.valkey.process.pause()
+
+    def resume_valkey(self) -> None:
+        self.valkey.process.resume()
+        self.outages.append(Outage(self._valkey_away_at, time.monotonic()))
 
     def suspend_worker(self) -> None:
         """SIGSTOP one that holds jobs, until others have claimed all of these again, and let it go on."""

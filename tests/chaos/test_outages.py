@@ -68,7 +68,8 @@ def run(seed: int, tmp_path: Path, processes: Processes) -> Iterator[OutageRun]:
 def test_each_accepted_job_succeeds_once_while_everything_is_killed(run: OutageRun, seed: int, report: Report) -> None:
     """500 jobs with webhooks. A worker is killed every three seconds, each gateway twice, and Valkey twice.
 
-    Valkey is away for 1.5 s and for three leases; a worker is suspended past its lease.
+    Valkey is away for 1.5 s and for three leases, and stands still for one and a half; a worker is suspended past its
+    lease.
     """
     begun = time.monotonic()
     with run.submitting(JOBS, SUBMIT_SECONDS):
@@ -83,7 +84,7 @@ def wreck(run: OutageRun) -> None:
     def around(seconds: float) -> float:
         return seconds + run.random.uniform(-3, 3)
 
-    one, both, short, long, still = (around(at) for at in (10, 70, 22, 42, 60))
+    one, silent, short, long, still, both = (around(at) for at in (8, 17, 28, 42, 60, 70))
     other = long + 2  # it starts again while Valkey is away
     play(
         *((KILL_SECONDS * number, run.kill_worker) for number in range(1, KILLS + 1)),
@@ -95,6 +96,8 @@ def wreck(run: OutageRun) -> None:
         (both, lambda: run.kill_gateway(1)),
         (both + 1, lambda: run.restart_gateway(0)),
         (both + 1, lambda: run.restart_gateway(1)),
+        (silent, run.suspend_valkey),
+        (silent + 1.5 * LEASE_SECONDS, run.resume_valkey),
         (short, run.kill_valkey),
         (short + 1.5, run.restart_valkey),
         (long, run.kill_valkey),
@@ -129,7 +132,8 @@ def check_all(run: OutageRun, documents: dict[str, dict[str, Any]], report: Repo
         **run.clients.figures(),
         workers_killed=len(run.kills),
         gateways_killed=run.gateway_kills,
-        valkey_killed=len(run.outages),
+        valkey_killed=run.valkey_kills,
+        valkey_suspended=len(run.outages) - run.valkey_kills,
         seconds_without_valkey=[round(outage.ended - outage.begun, 1) for outage in run.outages],
         workers_suspended=len(run.suspensions),
         attempts=sum(document["attempt"] for document in documents.values()),
