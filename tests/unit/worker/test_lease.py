@@ -34,7 +34,7 @@ class Store:
     async def release(self, worker: str, job: Claimed, kind: str, **_: Any) -> Any:
         return self._answer(f"release {kind} by {worker}")
 
-    async def checkpoint(self, worker: str, job: Claimed, changed: Any, dropped: Any) -> Any:
+    async def checkpoint(self, worker: str, job: Claimed, changed: Any, dropped: Any, **_: Any) -> Any:
         return self._answer(f"checkpoint by {worker}")
 
     async def checkpoints(self, job: Claimed) -> Any:
