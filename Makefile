@@ -18,7 +18,7 @@ INTERPRETER := $(shell $(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.
 SYNCED := .venv/.synced-$(shell echo "$(INTERPRETER)" | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run gateway worker test lint types bench chaos planted-bugs deploy-test clean interpreter
+.PHONY: help setup run gateway worker test lint types bench soak chaos chaos-long planted-bugs deploy-test clean interpreter
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,7 +47,13 @@ worker: $(SYNCED) ## Start one worker, as in production: set REDIS_URL and SECRE
 bench: $(SYNCED) ## Measure this service beside plain arq and the bare graph
 	@$(RUN) bench
 
-chaos: $(SYNCED) ## Kill workers under load, for five minutes; reports/ gets the figures and the JUnit report
+soak: $(SYNCED) ## Run 100,000 jobs and see that memory and keys stay flat; takes a quarter of an hour
+	@$(RUN) bench soak
+
+chaos: $(SYNCED) ## Kill gateways, workers and Valkey under load, for two minutes; reports/ gets the figures; CHAOS_SEED=… repeats a run
+	@$(RUN) pytest tests/chaos --ignore=tests/chaos/long --junitxml=reports/chaos.xml
+
+chaos-long: $(SYNCED) ## The same, and five minutes more of killing workers, also while they send 10,000 webhooks
 	@$(RUN) pytest tests/chaos --junitxml=reports/chaos.xml
 
 planted-bugs: $(SYNCED) ## Plant bugs into the scripts, one after the other, and print what finds each

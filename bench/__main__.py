@@ -1,25 +1,30 @@
 """`python -m bench` (or `make bench`): measures everything, prints the tables and keeps them in `results.md`.
 
-`python -m bench service`, `savers` or `webhooks` measures that part, and replaces its section only.
+`python -m bench service`, `savers`, `webhooks` or `protocol` measures that part, and replaces its section only. `python
+-m bench soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something grew.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import redis
 
 from bench.claims import measure as claims
+from bench.footprint import listener_pid
 from bench.processes import child, gateway, until, valkey, worker, workers_ready
+from bench.protocol import measure as protocol
 from bench.report import conditions, keep, table
 from bench.savers import measure as savers
+from bench.soak import JOBS as SOAK_JOBS
+from bench.soak import measure as soak
 from bench.webhooks import measure as webhooks
 
 Row = tuple[str, str, str]
@@ -59,12 +64,7 @@ def gateway_cost(url: str, folder: Path) -> tuple[float, float]:
     with gateway(url, folder / "gateway.log") as base:
         seconds = time.perf_counter() - started
         child("bench.load", "submit", base, 1000, 32)
-        pid = next(
-            connection.pid
-            for connection in psutil.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == urlsplit(base).port
-        )
-        return seconds, psutil.Process(pid).memory_info().rss / 1e6
+        return seconds, psutil.Process(listener_pid(base)).memory_info().rss / 1e6
 
 
 def run(repeats: int, jobs: int) -> list[Row]:
@@ -127,14 +127,21 @@ def service(repeats: int, jobs: int) -> None:
     keep("Service", f"{conditions(repeats)} {servers}\n\n{table(('what', 'figure', 'ratio'), rows)}")
 
 
-PARTS = {"service": (service, 2000), "savers": (savers, 300), "webhooks": (webhooks, 2000)}
+PARTS = {
+    "service": (service, 2000),
+    "savers": (savers, 300),
+    "webhooks": (webhooks, 2000),
+    "protocol": (protocol, 2000),
+}
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    options.add_argument("part", nargs="?", choices=PARTS, help="what to measure; everything, if not given")
+    options.add_argument("part", nargs="?", choices=[*PARTS, "soak"], help="all but the soak, if not given")
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--jobs", type=int, help="jobs of a run")
     asked = options.parse_args()
+    if asked.part == "soak":
+        sys.exit(0 if soak(asked.jobs or SOAK_JOBS) else 1)
     for part in [asked.part] if asked.part else PARTS:
         measure, jobs = PARTS[part]
         measure(asked.repeats, asked.jobs or jobs)

@@ -62,9 +62,8 @@ def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess
 @contextmanager
 def worker(url: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     with process(
-        "-m", "worker", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY,
-        GRAPHS_CONFIG=str(ROOT / "bench" / "langgraph.json"), DATA_DIR=str(log.parent),
-        **{"LOG_LEVEL": "WARNING", **environment},
+        "-m", "worker", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, DATA_DIR=str(log.parent),
+        **{"GRAPHS_CONFIG": str(ROOT / "bench" / "langgraph.json"), "LOG_LEVEL": "WARNING", **environment},
     ) as started:  # fmt: skip
         yield started
 

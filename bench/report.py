@@ -21,16 +21,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def conditions(repeats: int) -> str:
+def measured_on() -> str:
     """What was measured, when, on what."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=False
     ).stdout
     return (
         f"Commit {commit.decode().strip() or '?'}, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, "
-        f"{platform.machine()}, Python {platform.python_version()}. Median of {repeats} runs, least and most in "
-        "brackets. Only ratios travel."
+        f"{platform.machine()}, Python {platform.python_version()}."
     )
+
+
+def conditions(repeats: int) -> str:
+    """The same, of a part that is repeated."""
+    return f"{measured_on()} Median of {repeats} runs, least and most in brackets. Only ratios travel."
 
 
 def keep(section: str, body: str) -> None:

@@ -122,7 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.bounds = self.app_state["connections"]
         self._message_since: float | None = None  # a request is on its way in
         self._head_complete = False
-        self._raw_bytes = self._body_bytes = 0
+        self._raw_bytes = self._body_bytes = self._piece_bytes = self._first_bytes = 0
         self._answered_at: float | None = None
         self._closing_since: float | None = None  # the answer is out, and what the client still sends is thrown away
         self.unread_bytes = 0  # of answers
@@ -145,7 +145,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._closing_since is not None:
             return
-        self._raw_bytes += len(data)
+        self._piece_bytes = len(data)
+        self._raw_bytes += self._piece_bytes
         super().data_received(data)
         if (
             self._message_since is not None
@@ -158,12 +159,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._message_since = time.monotonic()
         self._head_complete = False
         self._raw_bytes = self._body_bytes = 0  # counted from the next piece on
+        self._first_bytes = self._piece_bytes  # of the piece that it begins in
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             raise HttpParserError("too many requests at once")
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+        if self._first_bytes + self._raw_bytes > MAX_HEAD_BYTES and self._head_bytes > MAX_HEAD_BYTES:
             self._refusal = _head_too_large()
             raise HttpParserError("too large a head")
         self._head_complete = True
@@ -227,6 +229,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
             with suppress(OSError, RuntimeError):  # the client is gone
                 self.transport.write_eof()
+
+    @property
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     @property
     def _silence_seconds(self) -> float:

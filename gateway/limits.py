@@ -25,7 +25,8 @@ ANSWER_SECONDS = 1.8
 SLOWEST_BYTES_PER_SECOND = 50_000
 SMALL_BODY_BYTES = 65_536  # the server keeps as many for a connection, whatever is read of it
 READ_AT_ONCE_BYTES = 16_000_000
-READING = "reading"
+# In the state of a request: the budgets of JSON to be read and of outputs, and what lasts until it is answered.
+READING, ANSWERING, UNTIL_ANSWERED = "reading", "answering", "until_answered"
 # orjson reads deeper JSON than it writes, and what is accepted must be written for the worker.
 MAX_DEPTH = 254
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
@@ -48,6 +49,7 @@ class BodyLimit:
         self.receiving = ByteBudget(max(bytes_at_once, max_bytes)) if bytes_at_once else None
         # What is read out of JSON takes many times its bytes, so that fewer are read than received.
         self.reading = ByteBudget(READ_AT_ONCE_BYTES) if bytes_at_once else None
+        self.answering = ByteBudget(bytes_at_once) if bytes_at_once else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,8 +60,9 @@ class BodyLimit:
                 declared = int(value) if len(value) <= 18 else 10**18
         if self.max_bytes and declared > self.max_bytes:
             return await self.too_large().response()(scope, receive, send)
-        scope.setdefault("state", {})[READING] = self.reading
         async with AsyncExitStack() as until_answered:
+            state = scope.setdefault("state", {})
+            state |= {READING: self.reading, ANSWERING: self.answering, UNTIL_ANSWERED: until_answered}
             body = _Body(self, receive, declared, until_answered)
             return await self.app(scope, body.receive, send)
 

@@ -52,7 +52,7 @@ class ByteBudget:
                     self._waiting.remove((size, turn))
                 self._give(0)
             if isinstance(error, TimeoutError):
-                raise overloaded("Too many large requests are being received just now.") from None
+                raise overloaded("Too many large requests and answers are under way just now.") from None
             raise
 
     def _give(self, size: int) -> None:

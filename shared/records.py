@@ -2,7 +2,7 @@
 
 Fields of the hash: `v graph queue status priority rank created_at run_at started_at finished_at attempt tries
 max_attempts lost round worker cancel thread_id thread metadata error interrupts usage webhook_url webhook_events
-webhook_secret traceparent`. Times are milliseconds; `metadata error interrupts usage` are JSON, passed on as they
+webhook_secret traceparent saved`. Times are milliseconds; `metadata error interrupts usage` are JSON, passed on as they
 are.
 """
 

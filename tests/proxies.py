@@ -1,4 +1,4 @@
-"""A proxy between one worker and Redis, which breaks the wire where a test wants it broken.
+"""A proxy between one process and Redis, which breaks the wire where a test wants it broken.
 
 It knows the call of a script by its SHA-1, and needs no more of the protocol: a connection has one command under way.
 """
@@ -57,6 +57,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._connections: set[asyncio.Task[None]] = set()
+        self._open: set[_Connection] = set()
 
     def freeze(self) -> None:
         """Pass nothing on, in either direction; nothing is lost."""
@@ -66,6 +67,15 @@ class Proxy:
         """Pass on what was held, and all that comes."""
         self.frozen.clear()
         self._loop.call_soon_threadsafe(self.flowing.set)
+
+    def swallow(self) -> None:
+        """From now on nothing comes through on the connections that are open, and none is closed; new ones work."""
+
+        def silence() -> None:
+            for connection in self._open:
+                connection.silent = True
+
+        self._loop.call_soon_threadsafe(silence)
 
     def has_frozen(self, *scripts: Script) -> bool:
         """Whether a call of one of these is on its way, and frozen."""
@@ -107,12 +117,15 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        connection = _Connection(self, reader, writer)
+        self._open.add(connection)
         try:
-            await _Connection(self, reader, writer).run()
+            await connection.run()
         except asyncio.CancelledError:  # the proxy closes
             return
         finally:
             self._connections.discard(task)
+            self._open.discard(connection)
 
     async def _close(self) -> None:
         self._listener.close()
@@ -130,6 +143,7 @@ class _Connection:
         self.client_reader, self.client_writer = reader, writer
         self.call = b""
         self.late: Fault | None = None
+        self.silent = False
 
     async def run(self) -> None:
         self.server_reader, self.server_writer = await asyncio.open_connection(*self.proxy.server)
@@ -148,6 +162,8 @@ class _Connection:
             if not self.proxy.flowing.is_set():
                 self.proxy.frozen.append(chunk)
                 await self.proxy.flowing.wait()
+            if self.silent:
+                continue
             self.call = chunk
             self.late = self._fault(self.proxy.late_calls)
             if self.late is not None:
@@ -161,6 +177,8 @@ class _Connection:
     async def _pass_replies(self) -> None:
         while chunk := await self.server_reader.read(CHUNK):
             await self.proxy.flowing.wait()
+            if self.silent:
+                continue
             if self.late is not None:
                 self.late.answered.set()
                 return

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Self, TypeVar
 from urllib.error import URLError
 
@@ -28,6 +29,8 @@ from gateway.embedded import SERVER_OPTIONS, find_server
 PROJECT = Path(__file__).resolve().parent.parent
 SECRET_KEY = "a key for tests only, of forty characters"
 Answer = TypeVar("Answer")
+_PORTS = SystemRandom()  # not from a seed: test processes run side by side
+_SERVER_PORTS = (10_000, 32_768)  # below those that outgoing connections get, on Linux and macOS
 
 
 def wait_until(condition: Callable[[], Answer], within: float = 10.0, *, what: str = "") -> Answer:
@@ -42,10 +45,12 @@ def wait_until(condition: Callable[[], Answer], within: float = 10.0, *, what: s
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nothing listens on, and that no outgoing connection takes while a server that was killed is away."""
+    while True:
+        port = _PORTS.randrange(*_SERVER_PORTS)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def is_alive(pid: int) -> bool:
@@ -175,9 +180,11 @@ class Processes:
         environment = {"HOST": "127.0.0.1", "AUTH_REQUIRED": "false", "REDIS_URL": redis_url, **environment}
         return Gateway(self.python("gateway", prepare=prepare, **environment), port)
 
-    def worker(self, redis_url: str, **environment: str) -> Process:
+    def worker(
+        self, redis_url: str, *, prepare: Callable[[], object] | None = None, **environment: str
+    ) -> Process:  # fmt: skip
         """`python -m worker`. Wait for it with `wait_for_line("worker ready")`."""
-        return self.python("worker", **{"REDIS_URL": redis_url, **environment})
+        return self.python("worker", prepare=prepare, **{"REDIS_URL": redis_url, **environment})
 
     def __enter__(self) -> Self:
         return self

@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("worker")
 ANSWER_SECONDS = 5.0
+KEEPER_SECONDS = 1.0
+BLOCKING_SECONDS = 3.0  # longer than any wait for work, so that a connection that hangs is noticed
 CONNECTIONS = 64
 LOOKUP_THREADS = 4
+OTHER_FILES = 80  # the sender's and the keeper's connections to Redis, the log, modules that are being imported
 CATALOGUE_SECONDS = 15.0
 EXPIRE_BATCH = 100
 SENDER_STOP_SECONDS = 2.0
@@ -57,6 +60,7 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    look_at_files(settings)
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     signals = StopSignals(settings.drain_seconds)
@@ -142,7 +146,7 @@ async def work(
     warm_models(settings)
     keeper = Keeper(
         KeeperStore(
-            connect_sync(url, answer_within=ANSWER_SECONDS),
+            connect_sync(url, answer_within=keeper_patience(settings.lease_seconds)),
             worker_id,
             result_ttl_seconds=ttl_seconds,
             wait_replicas=replicas,
@@ -165,7 +169,7 @@ async def work(
     worker = JobWorker(
         settings,
         redis=redis,
-        blocking=connect_blocking(url, answer_within=ANSWER_SECONDS),
+        blocking=connect_blocking(url, answer_within=BLOCKING_SECONDS),
         store=store,
         keeper=keeper,
         runner=runner,
@@ -185,6 +189,11 @@ async def work(
             await threads.close()
 
 
+def keeper_patience(lease_seconds: float) -> float:
+    """For how long the keeper waits for an answer: where its connection hangs, it must renew over another in time."""
+    return min(ANSWER_SECONDS, max(lease_seconds / 3, KEEPER_SECONDS))
+
+
 def load_catalogue(settings: Settings) -> Catalogue:
     """Import the graphs. Imports are most of a worker's start."""
     from worker.graphs.catalogue import Catalogue
@@ -202,6 +211,19 @@ def warm_models(settings: Settings) -> None:
         from worker.models import chat_model
 
         chat_model()
+
+
+def look_at_files(settings: Settings) -> None:
+    """Warn where this process may open fewer files than all its work at once would need."""
+    import resource  # not there on Windows
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    jobs = settings.worker_concurrency if "jobs" in settings.worker_roles else 0
+    webhooks = settings.webhook_concurrency if "webhooks" in settings.worker_roles else 0
+    # A job has at least a connection to its model or database.
+    needed = OTHER_FILES + CONNECTIONS + jobs + webhooks
+    if files < needed:
+        logger.warning("the limit of open files is low: connections may fail (ulimit -n)", limit=files, needed=needed)
 
 
 def serve_metrics(port: int) -> None:

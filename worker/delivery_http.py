@@ -7,6 +7,7 @@ What has no place here is switched off: redirects, cookies, decompression; it do
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -28,6 +29,7 @@ BODY_READ_BYTES = 64 * 1024  # read this much of an answer to keep its connectio
 KEEP_ALIVE_SECONDS = 2.0  # less than any common server's, so that no try is lost to a connection closed meanwhile
 CONNECT_SECONDS = 4.0  # TLS included; a dead address delays the next by a quarter of a second
 MAX_ADDRESSES = 4
+_OUR_OWN = {errno.EMFILE, errno.ENFILE}  # too many open files here: it says nothing about the receiver
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,14 @@ class DeliveryClient:
                 await _read_start(response, kept)
         except AddressRefused as refusal:
             return Answer(error=f"refused: {refusal}", reason="refused")
-        except aiohttp.ClientError as failure:
+        except aiohttp.ConnectionTimeoutError as failure:
             error = _describe(failure)
         except TimeoutError:
             missing = "answer" if status is None else "end of the answer"
             error = f"no {missing} within {self._timeout_seconds:g} s"
-        except OSError as failure:
+        except (aiohttp.ClientError, OSError) as failure:
+            if _errno(failure) in _OUR_OWN:
+                return Answer(error="could not be sent: this worker has too many open files", reason="unready")
             error = _describe(failure)
         return Answer(status, retry_after, None if status is None else kept.decode(errors="replace"), error, abort)
 
@@ -166,6 +170,13 @@ def _trusting_system_and_certifi() -> ssl.SSLContext:
     context = ssl.create_default_context()  # honours SSL_CERT_FILE, for a private authority
     context.load_verify_locations(certifi.where())
     return context
+
+
+def _errno(error: BaseException) -> int | None:
+    """The number of the innermost reason, where it is the system's."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error.errno if isinstance(error, OSError) else None
 
 
 def _describe(error: BaseException) -> str:

@@ -1,11 +1,12 @@
 """Why an attempt failed, and whether another try could help.
 
-Retryable are time-outs, broken connections, a database that is away, and a provider's 408, 409, 425, 429 and 5xx;
-everything else is the graph's or the client's fault and fails at once.
+Retryable are time-outs, broken connections, a database that is away, too many open files, and a provider's 408, 409,
+425, 429 and 5xx; everything else is the graph's or the client's fault and fails at once.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 import re
@@ -31,6 +32,7 @@ RETRYABLE_NAMES = {
     "ClientConnectionError",  # aiohttp
     "gaierror",  # a host's name that cannot be looked up
 }
+OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
 LONGEST_BACKOFF_SECONDS = 300.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 MESSAGE_LIMIT = 4096
@@ -63,6 +65,8 @@ def describe_failure(error: BaseException) -> Failure:
 def is_retryable(error: BaseException) -> bool:
     """Whether another try could help."""
     if isinstance(error, TimeoutError | ConnectionError | Retry):
+        return True
+    if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
         return True
     status = _status(error)
     if status is not None:

@@ -1,9 +1,9 @@
 """The keeper: a thread with a Redis connection of its own, so that a node that blocks the event loop keeps its lease.
 
-It renews all leases each third of a lease, those of deliveries too, says each second that the worker lives, hears of
-cancels at once over the worker's control list, and watches the event loop. What the loop cannot do while a node blocks
-it, the keeper does: it ends that node's job once its time limit is over, or hands all jobs back after SIGTERM, and
-leaves the process.
+It renews all leases each third of a lease, those of deliveries too, says each second or more often that the worker
+lives, hears of cancels at once over the worker's control list, and watches the event loop. What the loop cannot do
+while a node blocks it, the keeper does: it ends that node's job once its time limit is over, or hands all jobs back
+after SIGTERM, and leaves the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import structlog
 
 from shared.jobs import JobError
 from shared.store import Claimed, KeeperStore, StoreError, StoreFull
-from shared.store.workers import HEARTBEAT_SECONDS
+from shared.store.workers import heartbeat_seconds
 from worker.blockage import BLOCKED_SECONDS, Blocker, LoopWatch
 from worker.lease import EndReason, Lease
 
@@ -106,7 +106,7 @@ class Keeper:
                     renew_at = now + self.lease_seconds / 3
                 if now >= beat_at:
                     self._beat()
-                    beat_at = now + HEARTBEAT_SECONDS
+                    beat_at = now + heartbeat_seconds(self.lease_seconds)
                 if self.connected_since is None:
                     self.connected_since = now
                 self._hear(min(min(beat_at, renew_at) - time.monotonic(), self._patience()))
@@ -124,7 +124,7 @@ class Keeper:
 
     def _beat(self) -> None:
         try:
-            self.store.heartbeat(self.state())
+            self.store.heartbeat(self.state(), self.lease_seconds)
         except StoreFull as error:  # scripts may write then, so that it drains: leases are renewed
             logger.warning("Redis is full, heartbeat refused", error=str(error))
 

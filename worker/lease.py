@@ -1,7 +1,8 @@
 """A lease as its attempt sees it, and the writes that it fences.
 
 Each write first asks the local clock: past the deadline it waits, and only when a renewal answers that the lease is
-gone does the attempt end, with nothing written. While Redis is away a write waits too and is sent again: the scripts
+gone does the attempt end, with nothing written. What a node follows asks it afterwards too: the process may have stood
+still in between. While Redis is away a write waits too and is sent again: the scripts
 bear the repetition. So does a write that too few replicas have: a step, or an outcome, counts once they have it.
 """
 
@@ -110,29 +111,45 @@ class FencedWriter:
         self.worker = worker
         self.lease = lease
         self.job = lease.job
+        self._saved = int(lease.job.record.get(b"saved", 0))
 
     async def append(self, events: Sequence[bytes]) -> None:
         """Add events to the job's stream. Raises `LeaseLost`."""
         if not await self._when_held(lambda: self.store.append(self.worker, self.job, events)):
             self._lost()
 
-    async def checkpoint(self, changed: Mapping[bytes, bytes], dropped: Sequence[bytes]) -> None:
-        """Change what the job's saver keeps. Raises `LeaseLost`."""
-        if not await self._when_held(lambda: self.store.checkpoint(self.worker, self.job, changed, dropped)):
+    async def checkpoint(
+        self, changed: Mapping[bytes, bytes], dropped: Sequence[bytes], *, whole: bool = False
+    ) -> None:
+        """Change what the job's saver keeps, or replace the `whole` of it. One call at a time.
+
+        Raises `LeaseLost`, and `EarlierWriteLost` where the whole is needed.
+        """
+        number = self._saved + 1
+        if not await self._when_held(
+            lambda: self.store.checkpoint(self.worker, self.job, changed, dropped, number=number, whole=whole)
+        ):
             self._lost()
+        self._saved = number
+        await self.lease.confirmed()  # a node follows: not where the process stood still before it read the answer
 
     async def checkpoints(self) -> dict[bytes, bytes]:
         """What earlier attempts of the job kept. Raises `LeaseLost`."""
-        return await self._when_held(lambda: self.store.checkpoints(self.job))
+        found = await self._when_held(lambda: self.store.checkpoints(self.job))
+        await self.lease.confirmed()
+        return found
 
     async def head(self) -> dict[bytes, bytes]:
         """Where the job's thread stands. Raises `LeaseLost`."""
-        return await self._when_held(lambda: self.store.head(self.job))
+        found = await self._when_held(lambda: self.store.head(self.job))
+        await self.lease.confirmed()
+        return found
 
     async def pin(self, pins: Sequence[tuple[str, str, str]]) -> None:
         """Move the head of the job's thread. Raises `LeaseLost`."""
         if not await self._when_held(lambda: self.store.pin(self.worker, self.job, pins)):
             self._lost()
+        await self.lease.confirmed()
 
     async def finish(
         self, status: Literal["succeeded", "failed", "cancelled", "interrupted"], *,

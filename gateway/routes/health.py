@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from gateway.documents import Alive, HealthDocument, answers
+from gateway.errors import RETRY_AFTER_SECONDS
 from gateway.limits import answered_in_time
 from gateway.routes.answer import json_answer
 from gateway.services import CurrentServices
@@ -64,7 +65,7 @@ async def get_health(request: Request, services: CurrentServices) -> Response:
         down = {"status": "down", "detail": "Redis cannot be reached."}
         unknown = {"status": "down", "detail": "Unknown while Redis is away."}
         parts = {"redis": down, "workers": unknown, **_connections(request)}
-        return json_answer({"status": "down", "parts": parts}, 503)
+        return json_answer({"status": "down", "parts": parts}, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)})
     at_work: dict[str, Any] = {"status": "ok", "count": len(workers)}
     if not workers:
         at_work |= {"status": "degraded", "detail": "No worker is running: jobs are accepted and wait."}

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime
 from gateway.auth import Caller, Reader, Writer
 from gateway.documents import Accepted, JobList, answers
 from gateway.errors import Problem, job_not_found
+from gateway.large_answers import SMALL_OUTPUT_BYTES, LargeAnswer, room_to_read
 from gateway.limits import JSONRoute, answered_in_time
 from gateway.notices import ENDED
 from gateway.routes.answer import JobId, accepted, json_answer
@@ -54,7 +55,11 @@ async def get_job(
     if wait is None and prefer is not None and (preferred := _PREFER_WAIT.search(prefer)):
         wait = float(preferred[1])
     job = await _ended(request, services, caller, job_id, wait) if wait else await _read(services, caller, job_id)
-    return json_answer(job_document(job_id, job.record, job.output))
+    if not job.left_out_bytes:
+        return json_answer(job_document(job_id, job.record, job.output))
+    held = await room_to_read(request, job.left_out_bytes)
+    job = await _read(services, caller, job_id, largest_output=None)
+    return LargeAnswer(job_document(job_id, job.record, job.output), held)
 
 
 @router.get(
@@ -121,9 +126,11 @@ async def delete_job(job_id: JobId, caller: Writer, services: CurrentServices) -
     return Response(status_code=204)
 
 
-async def _read(services: Services, caller: Caller, job_id: str) -> StoredJob:
+async def _read(
+    services: Services, caller: Caller, job_id: str, *, largest_output: int | None = SMALL_OUTPUT_BYTES
+) -> StoredJob:
     async with answered_in_time():
-        job = await services.jobs.get(caller.tenant, job_id)
+        job = await services.jobs.get(caller.tenant, job_id, largest_output=largest_output)
     if job is None:
         raise job_not_found()
     return job

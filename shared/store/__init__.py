@@ -9,7 +9,7 @@ from shared.store.connection import connect, connect_blocking, connect_sync
 from shared.store.deliveries import ClaimedDelivery, DeliveryStore, Recorded
 from shared.store.delivery_log import Backlog, DeliveryFilter, DeliveryLog
 from shared.store.endpoints import EndpointStore
-from shared.store.errors import NotReplicated, StoreError, StoreFull, StoreUnavailable
+from shared.store.errors import EarlierWriteLost, NotReplicated, StoreError, StoreFull, StoreUnavailable
 from shared.store.job_values import Claim, Claimed, DepthLimits, Ended, NewJob, StoredJob, Submitted
 from shared.store.jobs import JobStore
 from shared.store.listing import Filter, list_jobs
@@ -27,6 +27,7 @@ __all__ = [
     "DeliveryLog",
     "DeliveryStore",
     "DepthLimits",
+    "EarlierWriteLost",
     "Ended",
     "EndpointStore",
     "Filter",

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import redis as redis_sync
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError
@@ -14,6 +14,7 @@ from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError
 from shared.redis_url import is_sentinel_url, shown_address
 from shared.settings import SettingsError
 from shared.store.errors import NotReplicated, StoreError, store_errors, translated
+from shared.store.pool import OpenPool, SharedPool
 from shared.store.scripts import Script
 from shared.store.sentinel import BlockingMasterPool, MasterPool, master, master_sync
 
@@ -38,7 +39,7 @@ def connect(url: str, *, connections: int = 32, answer_within: float = 2.0, trie
     }
     if is_sentinel_url(url):
         return master(url, BlockingMasterPool, **options)
-    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+    return Redis.from_pool(SharedPool.from_url(url, **options))
 
 
 def connect_blocking(url: str, *, answer_within: float | None = None) -> Redis:
@@ -51,8 +52,7 @@ def connect_blocking(url: str, *, answer_within: float | None = None) -> Redis:
     }
     if is_sentinel_url(url):
         return master(url, MasterPool, **options)
-    redis: Redis = Redis.from_url(url, **options)
-    return redis
+    return Redis.from_pool(OpenPool.from_url(url, **options))
 
 
 def wait_until_reachable(url: str, *, within: float = 15.0) -> None:

@@ -34,6 +34,10 @@ class StoreFull(StoreError):
     """Redis refused the write: its memory or its disk is full."""
 
 
+class EarlierWriteLost(Exception):
+    """A write builds on one that a fail-over has lost: nothing was written, and all has to be sent."""
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Turn redis-py's errors into `StoreUnavailable` and `StoreFull`; bugs in our scripts stay what they are."""

@@ -55,11 +55,15 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job as it stands: the raw record (see shared/records.py) and the output's JSON, once there is one."""
+    """A job as it stands: the raw record (see shared/records.py) and the output's JSON, once there is one.
+
+    Where that was too large to be read along, `output` is None and `left_out_bytes` its size.
+    """
 
     id: str
     record: dict[bytes, bytes]
     output: bytes | None
+    left_out_bytes: int = 0
 
     @property
     def status(self) -> str:

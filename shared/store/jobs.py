@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from shared.addresses import parse_url
 from shared.store import scripts
 from shared.store.connection import Argument, run, run_many
-from shared.store.errors import store_errors
+from shared.store.errors import EarlierWriteLost, store_errors
 from shared.store.job_values import Claim, Claimed, DepthLimits, Ended, NewJob, StoredJob, Submitted
 from shared.store.keys import digest, key, ref
 
@@ -53,15 +53,23 @@ class JobStore:
             return {}
         return {int(place): job_id.decode() for place, job_id in found.items()}
 
-    async def get(self, tenant: str, job_id: str) -> StoredJob | None:
-        """A job of this tenant, with its output."""
+    async def get(self, tenant: str, job_id: str, *, largest_output: int | None = None) -> StoredJob | None:
+        """A job of this tenant, with its output, where that has no more than `largest_output` bytes."""
         name = ref(tenant, job_id)
         with store_errors():
             pipeline = self.redis.pipeline(transaction=True)  # of one moment: a status never has another round's output
             pipeline.hgetall(key("job", name))
-            pipeline.get(key("result", name))
-            record, output = await pipeline.execute()
-        return StoredJob(job_id, record, output or None) if record else None
+            pipeline.strlen(key("result", name))
+            if largest_output is None:
+                pipeline.get(key("result", name))
+            else:
+                pipeline.getrange(key("result", name), 0, largest_output)
+            record, size, output = await pipeline.execute()
+        if not record:
+            return None
+        if largest_output is not None and size > largest_output:
+            return StoredJob(job_id, record, None, size)
+        return StoredJob(job_id, record, output or None)
 
     async def statuses(self, refs: Sequence[str]) -> dict[str, str | None]:
         """The statuses of many jobs at once; None where a job is not there or cannot be read."""
@@ -153,12 +161,21 @@ class JobStore:
         return [Ended(name.decode(), graph.decode(), status.decode()) for name, graph, status in answers]
 
     async def checkpoint(
-        self, worker: str, job: Claimed, changed: Mapping[bytes, bytes], dropped: Sequence[bytes]
-    ) -> bool:
-        """Change what the job's saver keeps. False: the lease is gone."""
+        self, worker: str, job: Claimed, changed: Mapping[bytes, bytes], dropped: Sequence[bytes], *,
+        number: int = 1, whole: bool = False,
+    ) -> bool:  # fmt: skip
+        """Change what the job's saver keeps. False: the lease is gone.
+
+        `number` counts these writes, on from `saved` of the record. Raises `EarlierWriteLost` where the one before is
+        not there; `whole`: this is all there is, whatever was there.
+        """
         flat = [part for pair in changed.items() for part in pair]
-        answer = await self._call(scripts.CHECKPOINT, worker, job.ref, job.attempt, len(changed), *flat, *dropped)
-        return int(answer) >= 0
+        answer = await self._call(
+            scripts.CHECKPOINT, worker, job.ref, job.attempt, number, int(whole), len(changed), *flat, *dropped
+        )
+        if int(answer) == 0:
+            raise EarlierWriteLost(job.ref)
+        return int(answer) > 0
 
     async def checkpoints(self, job: Claimed) -> dict[bytes, bytes]:
         """What earlier attempts of the job kept by `checkpoint`."""

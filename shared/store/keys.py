@@ -35,6 +35,7 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:claims:<worker>                  string  the number of its last claim that is void
     mas:worker:<worker>                  string  heartbeat, JSON, expires within seconds
     mas:workers                          zset    worker by its last heartbeat
+    mas:pulse                            hash    last: when a keeper beat; unbroken_since: the first beat after a break
     mas:catalogue, mas:catalogue-errors  hash    graph id to JSON
     mas:notify                           channel "<ref> <status>", or "catalogue"
     mas:delivery:<dref>                  hash    a webhook delivery; dref is "<tenant>:<delivery id>"
@@ -100,6 +101,7 @@ KEYS = {
     "claims": "mas:claims:",
     "worker": "mas:worker:",
     "workers": "mas:workers",
+    "pulse": "mas:pulse",
     "catalogue": "mas:catalogue",
     "catalogue_errors": "mas:catalogue-errors",
     "notify": "mas:notify",

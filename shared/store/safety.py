@@ -78,6 +78,8 @@ def _judge(
         unknown.append("maxmemory-policy")
     elif policy != "noeviction":
         unsafe.append(f"maxmemory-policy is {policy}, which drops jobs when memory is full (set noeviction)")
+    if memory.get("maxmemory") and memory.get("used_memory", 0) >= memory["maxmemory"]:
+        unsafe.append("its memory is full, so that jobs are refused (maxmemory)")
     if appends is None:
         unknown.append("appendonly")
     elif not appends:

@@ -13,13 +13,14 @@ from contextlib import suppress
 from typing import Any
 
 import redis as redis_sync
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
 from redis.sentinel import Sentinel as SyncSentinel
 from redis.sentinel import SentinelConnectionPool as SyncSentinelConnectionPool
 
 from shared.redis_url import SentinelAddress, parse_sentinel_url
+from shared.store.pool import OpenPool, SharedPool
 
 # For each sentinel: one that hangs must leave time to ask the next, within what a request may take.
 SENTINEL_SECONDS = 0.4
@@ -54,7 +55,7 @@ class MasterSentinel(Sentinel):
             await sentinel.aclose()
 
 
-class MasterPool(SentinelConnectionPool):
+class MasterPool(SentinelConnectionPool, OpenPool):
     """Connections to the master, which closes those to the sentinels with its own."""
 
     _asked_at = -ASK_SECONDS
@@ -84,7 +85,7 @@ class MasterPool(SentinelConnectionPool):
             await self.get_master_address()  # type: ignore[no-untyped-call]
 
 
-class BlockingMasterPool(MasterPool, BlockingConnectionPool):
+class BlockingMasterPool(MasterPool, SharedPool):
     """Connections to the master, a limited number that is waited for."""
 
 

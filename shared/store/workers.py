@@ -17,12 +17,17 @@ from shared.store.errors import StoreFull, store_errors
 from shared.store.job_values import Ended
 from shared.store.keys import key
 
-HEARTBEAT_SECONDS = 1.0
+MAX_HEARTBEAT_SECONDS = 1.0
 HEARTBEAT_TTL_MS = 5000
 FORGET_WORKER_MS = 24 * 3600 * 1000
 CATALOGUE_CHANGED = "catalogue"
 RESULT_TTL_SECONDS = 7 * 24 * 3600
 EVERY_CLAIM = 2**53 - 1  # no claim has a larger number
+
+
+def heartbeat_seconds(lease_seconds: float) -> float:
+    """How often a worker says that it lives."""
+    return min(MAX_HEARTBEAT_SECONDS, lease_seconds / 5)
 
 
 class KeeperStore:
@@ -75,13 +80,15 @@ class KeeperStore:
         )
         return [Ended(name.decode(), graph.decode(), status.decode()) for name, graph, status in answers]
 
-    def heartbeat(self, state: Mapping[str, Any]) -> None:
-        """Say that this worker lives; unsaid for five seconds, it is gone from the list."""
-        with store_errors():
-            pipeline = self.redis.pipeline(transaction=False)
-            pipeline.set(key("worker", self.worker), orjson.dumps(state), px=HEARTBEAT_TTL_MS)
-            pipeline.zadd(key("workers"), {self.worker: int(time.time() * 1000)})
-            pipeline.execute()
+    def heartbeat(self, state: Mapping[str, Any], lease_seconds: float) -> None:
+        """Say that this worker lives; unsaid for five seconds, it is gone from the list.
+
+        Say it each `heartbeat_seconds` of its leases: where no worker does, leases are not taken back for a while.
+        """
+        run_sync(
+            self.redis, scripts.BEAT, self.clock_offset_ms, self.worker, int(lease_seconds * 1000),
+            orjson.dumps(state), HEARTBEAT_TTL_MS,
+        )  # fmt: skip
 
     def farewell(self) -> None:
         """Take this worker off the list at once."""

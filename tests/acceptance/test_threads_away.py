@@ -135,3 +135,32 @@ def test_a_node_under_way_when_postgresql_is_restarted_runs_once(
     (job,) = thread.in_turn(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
     assert thread.traces[job_id].steps == ["first", "second"]
+
+
+def test_a_job_under_way_when_postgresql_goes_away_for_long_goes_back_and_is_tried_again(
+    service: Service, workers: list[Process], postgres: PostgreSQL, tmp_path: Path
+) -> None:
+    (thread,) = threads_of(service, tmp_path, 1)
+    job_id = thread.submit(hold=["first"])
+    thread.has_started(job_id)
+    postgres.kill()
+    thread.let(job_id, "first")
+    wait_until(lambda: service.client.job(job_id)["status"] == "queued", 30, what="it goes back")
+    assert service.client.job(job_id)["error"]["code"] == "connection_error"
+    assert service.client.run("two_nodes", {"messages": ["hi"]})["status"] == "succeeded"
+    postgres.restart()
+    (job,) = thread.in_turn(job_id)
+    assert (job["status"], job["tries"], job["error"]) == ("succeeded", 2, None)
+    assert thread.traces[job_id].steps == ["first", "first", "second"]
+
+
+def test_health_says_that_postgresql_is_away_also_while_no_job_needs_it(
+    service: Service, workers: list[Process], postgres: PostgreSQL, tmp_path: Path
+) -> None:
+    (thread,) = threads_of(service, tmp_path, 1)
+    thread.in_turn(thread.submit())
+    wait_until(lambda: threads_are(service, "ok"), what="health says that all is well")
+    postgres.kill()
+    wait_until(lambda: not threads_are(service, "ok"), 25, what="health says so")
+    postgres.restart()
+    wait_until(lambda: threads_are(service, "ok"), 15, what="health says that it is back")

@@ -31,14 +31,7 @@ class Restart:
 def restarts(kills: list[Kill], traces: Traces, lease_seconds: float) -> list[Restart]:
     """One for each attempt that was cut off."""
     waits = [(traces.submitted[job], events[0].at) for job, events in traces.statuses.items()]
-    started: dict[tuple[str, int], float] = {}
-    put_back: dict[tuple[str, int], float] = {}
-    claimed: dict[tuple[str, int], float] = {}
-    for job, events in traces.statuses.items():
-        put_back |= {(job, event.attempt): event.at for event in events if event.status == "queued"}
-        claimed |= {(job, event.attempt): event.at for event in events if event.status == "running"}
-        started |= {(job, line.attempt): line.at for line in reversed(traces.lines[job])}
-    started = claimed | started
+    started, put_back, claimed = traces.started, traces.put_back, traces.claimed
     found = []
     for kill in kills:
         for cut in kill.cut:

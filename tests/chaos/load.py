@@ -9,6 +9,7 @@ from typing import Any
 
 STEPS = {"one_step": 1, "two_steps": 2, "three_steps": 3}
 JOBS_OF_A_THREAD = 6
+JOBS_OF_A_CLIENTS_THREAD = 5
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,17 @@ def mixed(threads: int, random: Random) -> Iterator[list[Planned]]:
 def short(count: int, random: Random) -> list[Planned]:
     """Jobs of one step, of a second on average."""
     return [Planned(f"short.{number}", "one_step", (round(random.uniform(0.5, 1.5), 3),)) for number in range(count)]
+
+
+def of_a_client(name: str, count: int, random: Random) -> list[Planned]:
+    """So many jobs of one to three steps, all with a webhook. Two in five are in threads of five, in order."""
+    threads = [f"thread {name}.{number // JOBS_OF_A_CLIENTS_THREAD}" for number in range(2 * count // 5)]
+    places = sorted(random.sample(range(count), len(threads)))
+    random.shuffle(threads)
+    thread_of = dict(zip(places, threads, strict=True))
+    plans = []
+    for place in range(count):
+        graph = random.choice(list(STEPS))
+        seconds = tuple(round(random.uniform(0.3, 1.0), 3) for _ in range(STEPS[graph]))
+        plans.append(Planned(f"{name}.{place}", graph, seconds, thread_of.get(place), webhook=True))
+    return plans

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,7 @@ from tests.chaos.traces import Kill, Traces
 ENDED = {"succeeded", "failed", "cancelled"}
 # Whether jobs without a thread continue from their last finished step, as those of a thread do.
 RESUMES_WITHOUT_A_THREAD = True
+CLOCKS_DIFFER = 0.05  # the server's and that of the steps' lines, in seconds
 
 
 def wrong_results(planned: Mapping[str, Planned], documents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -60,6 +61,45 @@ def overlapping_attempts(planned: Mapping[str, Planned], traces: Traces) -> Iter
             yield f"{job} ran its attempts in the order {attempts}"
 
 
+def late_starts(traces: Traces) -> Iterator[str]:
+    """An attempt starts no step once a later one is claimed: a step that was under way may go on to its end."""
+    claimed = traces.claimed
+    for job, lines in traces.lines.items():
+        for line in lines:
+            next_claim = claimed.get((job, line.attempt + 1))
+            if line.event == "start" and next_claim is not None and line.at > next_claim + CLOCKS_DIFFER:
+                yield f"attempt {line.attempt} of {job} started step {line.step} after the next attempt was claimed"
+
+
+def foreign_steps(traces: Traces, runners: Mapping[tuple[str, int], Collection[int]]) -> Iterator[str]:
+    """Each step ran in the one worker that had claimed its attempt. `runners`: the pids of those that say so."""
+    for attempt, pids in runners.items():
+        if len(pids) != 1:
+            yield f"{attempt} was run by {pids}"
+    claimed = traces.claimed
+    for job, lines in traces.lines.items():
+        for line in lines:
+            of_attempt = (job, line.attempt)
+            if line.pid not in runners.get(of_attempt, ()):
+                yield f"{line} was run by another than {runners.get(of_attempt)}"
+            if of_attempt not in claimed or line.at < claimed[of_attempt] - CLOCKS_DIFFER:
+                yield f"{line} came before its claim"
+
+
+def stray_events(traces: Traces) -> Iterator[str]:
+    """What an attempt tells stands between its claim and its end: nothing was written without the lease."""
+    for job, events in traces.events.items():
+        holder = None
+        for event in events:
+            status = event["data"]["status"] if event["type"] == "status" else None
+            if status == "running":
+                holder = event["attempt"]
+            elif event["attempt"] != holder:
+                yield f"{job} has {event} while attempt {holder} held it"
+            elif status is not None:
+                holder = None
+
+
 def wrong_threads(planned: Mapping[str, Planned], traces: Traces) -> Iterator[str]:
     """Within a thread jobs run one at a time, in the order in which they were submitted."""
     jobs_of: dict[str, list[str]] = defaultdict(list)
@@ -105,7 +145,4 @@ def lost_without_a_kill(kills: list[Kill], traces: Traces) -> set[tuple[str, int
     Such an attempt runs its step to the end, while the next attempt runs; it starts no other.
     """
     cut = {(cut.job, cut.attempt) for kill in kills for cut in kill.cut}
-    put_back = {
-        (job, event.attempt) for job, events in traces.statuses.items() for event in events if event.status == "queued"
-    }
-    return put_back - cut
+    return set(traces.put_back) - cut

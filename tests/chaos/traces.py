@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 
@@ -70,13 +71,38 @@ class Traces:
     """What the jobs of one run left, in order of time. By `submitted` they rank, for their priorities are equal."""
 
     lines: dict[str, list[Line]]
+    events: dict[str, list[dict[str, Any]]]  # all that are stored, as they are
     statuses: dict[str, list[StatusEvent]]
     submitted: dict[str, float]
+
+    @property
+    def claimed(self) -> dict[tuple[str, int], float]:
+        """When each attempt of each job was claimed."""
+        return self._times("running")
+
+    @property
+    def put_back(self) -> dict[tuple[str, int], float]:
+        """When each attempt that ended nothing was put back."""
+        return self._times("queued")
+
+    @property
+    def started(self) -> dict[tuple[str, int], float]:
+        """When each attempt started: with its first step, or with its claim where it came to none."""
+        steps = {(job, line.attempt): line.at for job, lines in self.lines.items() for line in reversed(lines)}
+        return self.claimed | steps
 
     def without(self, attempts: set[tuple[str, int]]) -> Traces:
         """The same without the lines of these attempts of jobs."""
         kept = {job: [one for one in lines if (job, one.attempt) not in attempts] for job, lines in self.lines.items()}
         return replace(self, lines=defaultdict(list, kept))
+
+    def _times(self, status: str) -> dict[tuple[str, int], float]:
+        return {
+            (job, event.attempt): event.at
+            for job, events in self.statuses.items()
+            for event in events
+            if event.status == status
+        }
 
 
 def read_traces(file: Path, redis: Redis, jobs: Iterable[str], clock: Clock) -> Traces:
@@ -93,16 +119,17 @@ def read_traces(file: Path, redis: Redis, jobs: Iterable[str], clock: Clock) -> 
         pipeline.lrange(key("events", f"{TENANT}:{job}"), 0, -1)
         pipeline.hget(key("job", f"{TENANT}:{job}"), "created_at")
     answers = pipeline.execute()
+    events = {job: [json.loads(event) for event in stored] for job, stored in zip(names, answers[::2], strict=True)}
     statuses = {
         job: [
             StatusEvent(event["data"]["status"], event["attempt"], clock.monotonic(event["at"]))
-            for event in map(json.loads, stored)
+            for event in stored
             if event["type"] == "status"
         ]
-        for job, stored in zip(names, answers[::2], strict=True)
+        for job, stored in events.items()
     }
     submitted = {job: clock.monotonic(int(at)) for job, at in zip(names, answers[1::2], strict=True)}
-    return Traces(lines, statuses, submitted)
+    return Traces(lines, events, statuses, submitted)
 
 
 def cut_by(redis: Redis, pid: int, clock: Clock) -> list[Cut]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 from tests.servers import PROJECT, SECRET_KEY, wait_until
 
 GRAPHS = PROJECT / "tests" / "projects" / "chaos" / "langgraph.json"
@@ -68,6 +70,17 @@ class WorkerPool:
             assert self._changed.wait_for(lambda: pid in self.statuses, START_SECONDS), "a killed worker lives"
         return pid, killed_at
 
+    def suspend(self, slot: int) -> int:
+        """SIGSTOP to the worker in this slot, and wait until it stands still. Gives its pid; `resume` wakes it."""
+        pid = self.live[slot]
+        os.kill(pid, signal.SIGSTOP)
+        stopped = psutil.STATUS_STOPPED
+        wait_until(lambda: psutil.Process(pid).status() == stopped, START_SECONDS, what="the worker stands still")
+        return pid
+
+    def resume(self, pid: int) -> None:
+        os.kill(pid, signal.SIGCONT)
+
     def stop(self) -> list[int]:
         """SIGTERM to all: their exit statuses, once they have ended."""
         pids = list(self.live.values())
@@ -81,14 +94,23 @@ class WorkerPool:
 
     def log_lines(self, *levels: str) -> Iterator[dict[str, Any]]:
         """What workers logged at these levels; what is no log line, such as a traceback, has the level `raw`."""
-        for path in sorted(self.folder.glob("worker-*.log")):
-            for text in path.read_text(errors="replace").splitlines():
-                try:
-                    line = json.loads(text)
-                except json.JSONDecodeError:  # the last one of a killed worker may be cut
-                    line = {"level": "raw", "event": text}
-                if line["level"] in levels:
-                    yield line
+        return (line for _, line in self._lines() if line["level"] in levels)
+
+    def runners(self) -> dict[tuple[str, int], list[int]]:
+        """The pids of the workers that say that they started an attempt, by job and attempt."""
+        found: dict[tuple[str, int], list[int]] = {}
+        for pid, line in self._lines():
+            if line["event"] == "attempt started":
+                found.setdefault((line["job"], line["attempt"]), []).append(pid)
+        return found
+
+    def said(self, pid: int, event: str) -> set[tuple[str, int]]:
+        """The attempts (job, attempt) of which this worker logged this event."""
+        return {
+            (line["job"], line["attempt"])
+            for one, line in self._lines()
+            if one == pid and line["event"] == event and "attempt" in line
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +134,11 @@ class WorkerPool:
         assert self._server.poll() is None, f"the fork server ended:\n{log.read_text(errors='replace')[-4000:]}"
         return True
 
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for path in sorted(self.folder.glob("worker-*.log")):
+            pid = int(path.stem.partition("-")[2])
+            yield from ((pid, line) for line in parsed(path.read_text(errors="replace")))
+
     def _read(self) -> None:
         assert self._server.stdout is not None
         for text in self._server.stdout:
@@ -124,3 +151,12 @@ class WorkerPool:
                     if self.live.get(news["slot"]) == news["pid"]:
                         del self.live[news["slot"]]
                 self._changed.notify_all()
+
+
+def parsed(log: str) -> Iterator[dict[str, Any]]:
+    """The lines of a log; what is no log line, such as a traceback, has the level `raw`."""
+    for text in log.splitlines():
+        try:
+            yield json.loads(text)
+        except json.JSONDecodeError:  # the last one of a process that was killed may be cut
+            yield {"level": "raw", "event": text}

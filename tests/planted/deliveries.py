@@ -30,8 +30,8 @@ LEASED = [
         "if false and delivery.done ==",
         LIFE,
     ),
-    Bug("a lost sender's lease never ends", "delivery_claim", "if ARGV[6] == '1' then", "if false then", LIFE),
-    Bug("leases are ended by who may not", "delivery_claim", "if ARGV[6] == '1' then", "if true then", LIFE),
+    Bug("a lost sender's lease never ends", "delivery_claim", "if recover then", "if false then", LIFE),
+    Bug("leases are ended by who may not", "delivery_claim", "if recover then", "if true then", LIFE),
     Bug(
         "a lease ends a moment too early",
         "delivery_claim",
@@ -125,7 +125,7 @@ HOSTS = [
     Bug(
         "a claim looks again without regard to leases",
         "delivery_claim",
-        "ARGV[6] == '1' and KEY.deliveries_leases or nil",
+        "recover and KEY.deliveries_leases or nil",
         "nil",
         LIFE,
     ),

@@ -19,23 +19,29 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.memory import InMemorySaver
 
+from shared.store import EarlierWriteLost
 from worker.checkpoints.answers import writes_to_store
 from worker.checkpoints.coalescing import CoalescedWrite
 from worker.checkpoints.namespaces import is_of_a_task
 
 Fields = dict[bytes, bytes]
 Write = Callable[[Fields, list[bytes]], Awaitable[None]]
+WriteAll = Callable[[Fields], Awaitable[None]]
 
 
 class JobSaver(InMemorySaver):
     """A job's checkpoints, mirrored by `write(changed, dropped)`, which raises where the lease is gone.
+
+    Where it raises `EarlierWriteLost`, `write_all(fields)` replaces what is there.
 
     `keep="latest"` keeps the newest checkpoint of a namespace, and the namespaces of subgraphs only while they run, so
     that what is stored does not grow with the number of steps; `all` keeps them all. Namespaces with delta channels,
     which are rebuilt from earlier checkpoints, always keep theirs.
     """
 
-    def __init__(self, write: Write, *, keep: Literal["latest", "all"] = "latest") -> None:
+    def __init__(
+        self, write: Write, write_all: WriteAll | None = None, *, keep: Literal["latest", "all"] = "latest"
+    ) -> None:
         super().__init__()
         self.keep = keep
         self._changed: Fields = {}
@@ -45,8 +51,14 @@ class JobSaver(InMemorySaver):
             changed, dropped = self._changed.copy(), list(self._dropped)
             self._changed.clear()
             self._dropped.clear()
-            if changed or dropped:
+            if not changed and not dropped:
+                return
+            try:
                 await write(changed, dropped)
+            except EarlierWriteLost:
+                if write_all is None:
+                    raise
+                await write_all(self.everything())
 
         self.stored = CoalescedWrite(write_changes)
 
@@ -63,6 +75,17 @@ class JobSaver(InMemorySaver):
             else:
                 task, channel, typed, path = content
                 self.writes[(thread, namespace, parts[0])][(parts[1], parts[2])] = (task, channel, tuple(typed), path)
+
+    def everything(self) -> Fields:
+        """All that `load` would have to be given to know what this saver knows."""
+        found: list[tuple[list[Any], Any]] = []
+        for thread, namespaces in self.storage.items():
+            for namespace, checkpoints in namespaces.items():
+                found += [(["c", thread, namespace, name], value) for name, value in checkpoints.items()]
+        found += [(["b", *place], value) for place, value in self.blobs.items()]
+        for place, writes in self.writes.items():
+            found += [(["w", *place, *one], value) for one, value in writes.items()]
+        return {ormsgpack.packb(name): ormsgpack.packb(value) for name, value in found}
 
     async def aput(
         self,

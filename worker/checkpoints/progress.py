@@ -24,7 +24,7 @@ async def open_saver(writer: FencedWriter, threads: ThreadMemory) -> AttemptSave
     """
     if b"thread" in writer.job.record:
         return PinnedSaver(await threads.saver(), Head(await writer.head()), writer.pin)
-    saver = JobSaver(writer.checkpoint)
+    saver = JobSaver(writer.checkpoint, lambda fields: writer.checkpoint(fields, [], whole=True))
     if writer.job.attempt > 1:
         saver.load(await writer.checkpoints())
     return saver

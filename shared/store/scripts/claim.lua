@@ -1,6 +1,6 @@
 -- claim: bring due jobs in, put the jobs of lost workers back, and lease up to `limit` ready ones to this worker.
 -- ARGV  1 offset, 2 worker, 3 lease in ms, 4 limit, 5 payload bytes at most (one job is always taken), 6 '1' to put expired leases
---       back, 7 retention in ms of jobs that end here, 8 the claim's number, which grows, 9 number of queues, then the queues, then
+--       back, where they are true, 7 retention in ms of jobs that end here, 8 the claim's number, which grows, 9 number of queues, then the queues, then
 --       the graphs this worker serves
 -- Keys  due, leases, the lanes, and the records of all that is moved
 -- Gives { now, ms until the next delayed job is due or the next lease ends, or -1, '1' where the worker must become free for a job that runs alone,
@@ -15,6 +15,7 @@ for i = 10 + tonumber(ARGV[9]), #ARGV do
   serves[ARGV[i]] = true
 end
 
+local recover = ARGV[6] == '1' and leases_are_true(now, lease_ms)
 make_room()
 -- This claim was given up, and what it would have taken is disowned already: it comes too late.
 if tonumber(call('GET', KEY.claims .. worker) or 0) >= tonumber(ARGV[8]) then return { int(now), '0', '0', {}, {} } end
@@ -103,7 +104,7 @@ for _, ref in ipairs(call('ZRANGEBYSCORE', KEY.due, '-inf', int(now), 'LIMIT', 0
   local job = read(ref)
   if job and job.status == 'queued' then enter(ref, job) else set_aside(ref) end
 end
-if ARGV[6] == '1' then
+if recover then
   for _, ref in ipairs(call('ZRANGEBYSCORE', KEY.leases, '-inf', int(now), 'LIMIT', 0, BATCH)) do lose(ref) end
 end
 
@@ -219,6 +220,6 @@ elseif #left == 0 and not hold and limit > 0 then
   end
 end
 -- A worker without work looks again when the next lease ends: its worker may be lost.
-local next_end = ARGV[6] == '1' and call('ZRANGE', KEY.leases, 0, 0, 'WITHSCORES')[2]
+local next_end = recover and call('ZRANGE', KEY.leases, 0, 0, 'WITHSCORES')[2]
 if next_end and (wait_ms < 0 or tonumber(next_end) - now < wait_ms) then wait_ms = math.max(0, tonumber(next_end) - now) end
 return { int(now), int(wait_ms), hold and '1' or '0', taken, ended }

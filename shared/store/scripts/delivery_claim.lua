@@ -8,9 +8,10 @@ local BATCH = 100                    -- expired leases put back, and deliveries 
 local HOSTS = 200                    -- hosts looked at by one claim
 local worker, lease_ms, limit, host_limit, ttl_ms = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7]
 local now = now_ms()
+local recover = ARGV[6] == '1' and leases_are_true(now, lease_ms)
 make_room()
 
-if ARGV[6] == '1' then
+if recover then
   for _, dref in ipairs(call('ZRANGEBYSCORE', KEY.deliveries_leases, '-inf', int(now), 'LIMIT', 0, BATCH)) do
     local host, next_at = unpack(call('HMGET', KEY.delivery .. dref, 'host', 'next_at'))
     if host then
@@ -98,7 +99,7 @@ for _, entry in ipairs(open) do
 end
 
 local wait = -1
-for _, queue in ipairs({ KEY.hosts, ARGV[6] == '1' and KEY.deliveries_leases or nil }) do
+for _, queue in ipairs({ KEY.hosts, recover and KEY.deliveries_leases or nil }) do
   local at = call('ZRANGE', queue, 0, 0, 'WITHSCORES')[2]
   if at and at ~= 'inf' then
     local ms = math.max(0, tonumber(at) - now)

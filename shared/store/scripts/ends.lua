@@ -47,6 +47,14 @@ end
 -- Whether (worker, attempt) still holds the job.
 local function holds(ref, worker, attempt) return call('GET', KEY.running .. ref) == worker .. ' ' .. attempt end
 
+-- Whether a lease that has run out was lost. Where this server was frozen, down or suspended, or its clock was set, leases ran out that
+-- nobody could renew; the first to ask afterwards may have asked before. Keepers beat each fifth of a lease or more often: when none did
+-- for half of one, they are given the time to renew first.
+local function leases_are_true(now, lease_ms)
+  local last, unbroken = unpack(call('HMGET', KEY.pulse, 'last', 'unbroken_since'))
+  return not last or (now - last <= lease_ms / 2 and now - unbroken > lease_ms / 3 + 500)
+end
+
 -- Whether this very attempt has ended already: the reply was lost, and the worker asks again. A lost attempt ends nothing, for its
 -- worker is struck off the record.
 local function ended_by(job, worker, attempt)

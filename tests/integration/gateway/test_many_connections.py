@@ -57,6 +57,25 @@ def test_connections_that_all_wait_for_an_answer_are_not_cut_and_others_are_told
     assert "too many connections" in gateway.process.log
 
 
+def test_few_are_taken_beyond_the_limit_to_be_told_so(processes: Processes, redis_url: str) -> None:
+    gateway = processes.gateway(redis_url, MAX_CONNECTIONS="20").ready()
+    job_id = orjson.loads(fetch(f"{gateway.api}/jobs", JOB)[1])["id"]
+    connections = [connect(gateway) for _ in range(20)]
+    try:
+        for poll in connections:
+            poll.sendall(get(f"/api/v1/jobs/{job_id}?wait=60"))
+        wait_until(lambda: fetch(f"{gateway.api}/jobs", JOB)[0] == 503, what="there is no room")
+        files = psutil.Process(gateway.process.pid).num_fds()
+        for _ in range(200):
+            with suppress(OSError):  # closed while it sends
+                connections.append(connect(gateway))
+                connections[-1].sendall(b"GET / HTTP/1.1\r\n")  # it has 20 s for the rest
+        wait_until(lambda: psutil.Process(gateway.process.pid).num_fds() < files + 40, what="most are closed")
+    finally:
+        for connection in connections:
+            connection.close()
+
+
 def test_a_limit_of_256_files_is_told_clearly_and_the_process_recovers_by_itself(
     processes: Processes, redis_url: str
 ) -> None:

@@ -143,6 +143,32 @@ def test_headers_that_are_too_large_are_answered_431(gateway: Gateway) -> None:
         assert status_and_code(all_until_closed(client)) == (431, "headers_too_large")
 
 
+@pytest.mark.parametrize(
+    ("refused", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 400_000, 431),
+        (post_head(10**9), 413),
+        (b"GET /api/v1/health/live HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n", 200),
+    ],
+    ids=["headers", "body", "body that nobody needs"],
+)
+def test_a_client_that_was_answered_and_goes_on_sending_is_cut_soon(
+    gateway: Gateway, refused: bytes, status: int
+) -> None:
+    with connect(gateway) as client:
+        client.sendall(refused)
+        assert status_and_code(one_answer(client))[0] == status
+
+        def cut() -> bool:
+            try:
+                client.send(b"x")
+            except ConnectionError:
+                return True
+            return False
+
+        wait_until(cut, LATE, what="it is cut")
+
+
 def test_what_is_no_http_is_answered_with_a_problem(gateway: Gateway) -> None:
     with connect(gateway) as client:
         client.sendall(b"\x16\x03\x01 hello?\r\n\r\n")
@@ -165,6 +191,19 @@ def test_requests_that_are_queued_up_behind_a_slow_one_are_not_kept(gateway: Gat
     for client in clients:
         client.close()
     assert fetch(f"{gateway.api}/health/live")[0] == 200
+
+
+def test_32_requests_may_wait_behind_a_slow_one_and_a_connection_with_more_is_cut(gateway: Gateway) -> None:
+    job_id = orjson.loads(fetch(f"{gateway.api}/jobs", JOB)[1])["id"]
+    with connect(gateway) as few, connect(gateway) as many:
+        few.sendall(get(f"/api/v1/jobs/{job_id}?wait=1") + get("/api/v1/health/live") * 32)
+        many.sendall(get(f"/api/v1/jobs/{job_id}?wait=30") + get("/api/v1/health/live") * 33)
+        assert all_until_closed(many) == b""
+        said = b""
+        while said.count(b"HTTP/1.1 200") < 33:
+            piece = few.recv(65536)
+            assert piece, said
+            said += piece
 
 
 def test_a_client_that_does_not_read_its_answer_is_cut(gateway: Gateway) -> None:
@@ -206,3 +245,20 @@ def test_clients_that_disconnect_in_the_middle_of_a_body_or_a_long_poll_leave_no
     with valkey.client() as client:
         assert len(client.keys("mas:job:*")) == jobs
     assert fetch(f"{gateway.api}/jobs", JOB)[0] == 202
+
+
+def test_a_long_poll_ends_with_its_client_also_where_a_request_waits_behind_it(gateway: Gateway) -> None:
+    job_id = orjson.loads(fetch(f"{gateway.api}/jobs", JOB)[1])["id"]
+
+    def polls_ended() -> float:
+        lines = fetch(f"{gateway.url}/metrics")[1].decode().splitlines()
+        return sum(
+            float(line.split()[-1])
+            for line in lines
+            if line.startswith("mas_http_request_seconds_count") and '/jobs/{job_id}"' in line
+        )
+
+    before = polls_ended()
+    with connect(gateway) as client:
+        client.sendall(get(f"/api/v1/jobs/{job_id}?wait=60") + get("/api/v1/health/live"))
+    wait_until(lambda: polls_ended() > before, 20, what="the poll has ended")

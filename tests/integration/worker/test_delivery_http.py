@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 import time
@@ -39,6 +40,18 @@ async def test_a_refused_connection_is_an_error_in_words() -> None:
         taken.bind(("127.0.0.1", 0))
         answer = await post(f"http://127.0.0.1:{taken.getsockname()[1]}/")
     assert answer == Answer(error="the connection failed: Connection refused")
+
+
+async def test_too_many_open_files_are_not_the_receivers_fault(receiver: Receiver) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with DeliveryClient(LOOPBACK, timeout_seconds=5, ssl_context=ssl.create_default_context()) as client:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            answer = await client.post(receiver.url, {}, b"{}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert answer == Answer(error="could not be sent: this worker has too many open files", reason="unready")
+        assert (await client.post(receiver.url, {}, b"{}")).status_code == 204
 
 
 async def test_a_dropped_connection_is_an_error_in_words(receiver: Receiver) -> None:

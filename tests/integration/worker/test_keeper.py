@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from shared.store import Claimed, JobStore, KeeperStore, NewJob, Registry, connect, connect_sync
+from shared.store import Claimed, JobStore, KeeperStore, NewJob, Registry, StoreUnavailable, connect, connect_sync
 from shared.store.keys import key
 from tests.conditions import until
 from tests.servers import Valkey
@@ -182,6 +183,34 @@ async def test_leases_outlive_a_redis_that_is_killed_and_comes_back_after_they_r
         assert lease.reason is None
         assert await one.store.finish("w1", lease.job, "succeeded") == "done"
     finally:
+        server.stop()
+
+
+async def test_leases_outlive_a_redis_that_was_frozen_although_claims_that_waited_come_first(
+    holders: Workers, tmp_path: Path
+) -> None:
+    server = Valkey(tmp_path / "valkey")
+    try:
+        one, two = holders(server.url, "w1"), holders(server.url, "w2")
+        lease = await one.hold_one()
+        await until(lambda: two.keeper.may_recover)
+        await two.claim(recover=True)  # its connection, and the script, are known before
+        await asyncio.to_thread(server.process.pause)
+        claims = [asyncio.create_task(two.claim(recover=True)) for _ in range(3)]
+        await asyncio.sleep(LEASE_SECONDS * 1.5)
+        server.process.resume()
+        back_at = time.monotonic()
+        for claim in claims:
+            with suppress(StoreUnavailable):
+                assert await claim == []
+        while time.monotonic() - back_at < 2.5 * LEASE_SECONDS:
+            assert await two.claim(recover=True) == []
+            await asyncio.sleep(0.02)
+        await lease.confirmed()
+        assert lease.reason is None
+        assert await one.store.finish("w1", lease.job, "succeeded") == "done"
+    finally:
+        server.process.resume()
         server.stop()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,24 @@ def _quit(state: Crowd) -> dict:
 
 
 quitter = _chain(Crowd, quit=_quit)
+
+
+class Opened(TypedDict, total=False):
+    files: int
+    gate: str
+
+
+async def _open(state: Opened) -> dict:
+    """Hold so many files open until there is a file `gate`."""
+    with ExitStack() as opened:
+        for _ in range(state["files"]):
+            opened.enter_context(Path(os.devnull).open())  # noqa: ASYNC230
+        while not Path(state["gate"]).exists():  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.05)
+    return {}
+
+
+opener = _chain(Opened, open=_open)
 
 
 class Faulty(TypedDict, total=False):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 import structlog
 from hypothesis import given
@@ -160,3 +162,20 @@ async def test_a_body_that_does_not_say_it_is_json_is_refused(gateway: Gateway, 
     # A page in a browser can send these to a gateway on its own machine without asking; JSON it cannot.
     answer = await gateway.post("/jobs", {"graph": "echo", "input": 1}, content_type=media_type)
     problem(answer, 415, "unsupported_media_type")
+
+
+def test_no_garbage_is_collected_while_json_is_read_and_again_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    collecting: list[bool] = []
+    loads = orjson.loads
+
+    def watched(body: bytes) -> Any:
+        collecting.append(gc.isenabled())
+        return loads(body)
+
+    monkeypatch.setattr(orjson, "loads", watched)
+    assert gc.isenabled()
+    assert parse_json(b"[[]]") == [[]]
+    assert (collecting, gc.isenabled()) == ([False], True)
+    with pytest.raises(Problem):
+        parse_json(b"[")
+    assert gc.isenabled()

@@ -23,7 +23,7 @@ def beat(fake_server: fakeredis.FakeServer) -> Iterator[Any]:
 
         def send(worker: str, *graphs: str) -> KeeperStore:
             keeper = KeeperStore(_as_redis(client), worker)
-            keeper.heartbeat({"id": worker, "host": "h", "pid": 7, "graphs": list(graphs), "running": []})
+            keeper.heartbeat({"id": worker, "host": "h", "pid": 7, "graphs": list(graphs), "running": []}, 10)
             return keeper
 
         yield send

@@ -66,8 +66,8 @@ async def test_a_job_that_ends_while_the_record_is_read_is_not_missed(
     job_id = await gateway.submit()
     get = gateway.jobs.get
 
-    async def slow_get(tenant: str, job: str) -> Any:
-        found = await get(tenant, job)
+    async def slow_get(tenant: str, job: str, **options: Any) -> Any:
+        found = await get(tenant, job, **options)
         if found is not None and found.status == "queued":
             await gateway.worker.run()  # after the read, before the wait
             await asyncio.sleep(0.1)

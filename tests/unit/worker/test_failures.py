@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
 import sqlite3
@@ -53,6 +54,7 @@ RETRYABLE = [
     ConnectionError(),
     ConnectionResetError(),
     BrokenPipeError(),
+    OSError(errno.EMFILE, "Too many open files"),
     socket.gaierror(-2, "Name or service not known"),
     Retry(defer=5),
     httpx.ConnectError("refused"),

@@ -56,7 +56,7 @@ class Store:
         self.handed_back += 1
         return [Ended("acme:j9", "echo", "queued")]
 
-    def heartbeat(self, state: Any) -> None:
+    def heartbeat(self, state: Any, lease_seconds: float) -> None:
         self._fail("heartbeat")
         self.beats.append(state)
 
@@ -98,7 +98,6 @@ def process() -> Process:
 @pytest.fixture
 async def keeper(store: Store, process: Process, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Keeper]:
     monkeypatch.setattr(keeper_module, "RECONNECT_SECONDS", 0.005)
-    monkeypatch.setattr(keeper_module, "HEARTBEAT_SECONDS", 0.02)
     keeper = Keeper(
         store,  # type: ignore[arg-type]
         LEASE_SECONDS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ class Store:
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
+        self.meanwhile: Callable[[], None] = lambda: None  # happens before the answer is read
 
     async def append(self, worker: str, job: Claimed, events: Sequence[bytes]) -> Any:
         return self._answer(f"append by {worker}")
@@ -33,8 +34,21 @@ class Store:
     async def release(self, worker: str, job: Claimed, kind: str, **_: Any) -> Any:
         return self._answer(f"release {kind} by {worker}")
 
+    async def checkpoint(self, worker: str, job: Claimed, changed: Any, dropped: Any, **_: Any) -> Any:
+        return self._answer(f"checkpoint by {worker}")
+
+    async def checkpoints(self, job: Claimed) -> Any:
+        return self._answer("checkpoints")
+
+    async def pin(self, worker: str, job: Claimed, pins: Any) -> Any:
+        return self._answer(f"pin by {worker}")
+
+    async def head(self, job: Claimed) -> Any:
+        return self._answer("head")
+
     def _answer(self, asked: str) -> Any:
         self.asked.append(asked)
+        self.meanwhile()
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -69,6 +83,38 @@ async def test_a_write_under_a_lease_that_holds_is_sent_at_once() -> None:
     await fenced.finish("succeeded", output=b"1")
     assert await fenced.release("hand_back") == "queued"
     assert store.asked == ["append by w1", "finish succeeded by w1", "release hand_back by w1"]
+
+
+STEPS: dict[str, Callable[[FencedWriter], Awaitable[Any]]] = {
+    "checkpoint": lambda fenced: fenced.checkpoint({b"a": b"1"}, []),
+    "checkpoints": lambda fenced: fenced.checkpoints(),
+    "pin": lambda fenced: fenced.pin([("", "1", "")]),
+    "head": lambda fenced: fenced.head(),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_where_the_process_stood_still_before_the_answer_no_node_follows_until_the_lease_is_known_to_hold(
+    step: str,
+) -> None:
+    for known in ("held", "gone"):
+        lease, store = held(), Store(True)
+
+        def stand_still(lease: Lease = lease) -> None:
+            lease.deadline = time.monotonic() - 1
+
+        store.meanwhile = stand_still
+        asked = asyncio.ensure_future(STEPS[step](writer(lease, store)))
+        await turns()
+        assert not asked.done()
+        if known == "held":
+            lease.renewed(time.monotonic() + 60)
+            await asyncio.wait_for(asked, 1)
+        else:
+            lease.end(EndReason.GONE)
+            with pytest.raises(LeaseLost):
+                await asyncio.wait_for(asked, 1)
+        assert len(store.asked) == 1
 
 
 async def test_past_the_deadline_a_write_waits_and_nothing_is_sent_until_a_renewal_lets_it_go() -> None:

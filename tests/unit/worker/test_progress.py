@@ -150,13 +150,13 @@ async def test_what_a_stale_attempt_stored_late_is_never_gone_on_from(
     write, calls = getattr(queue.store, name), 0
     late, go = asyncio.Event(), asyncio.Event()
 
-    async def held_up(*args: Any) -> bool:
+    async def held_up(*args: Any, **options: Any) -> bool:
         nonlocal calls
         calls += 1
         if ran and not go.is_set() and not late.is_set():
             late.set()
             await go.wait()
-        return bool(await write(*args))
+        return bool(await write(*args, **options))
 
     monkeypatch.setattr(queue.store, name, held_up)
     stale = asyncio.create_task(attempts.run())
@@ -444,9 +444,9 @@ async def test_what_is_being_stored_is_stored_before_the_job_is_handed_back(
     name = "pin" if thread_id else "checkpoint"
     write, release = getattr(queue.store, name), queue.store.release
 
-    async def slow_write(*args: Any) -> bool:
+    async def slow_write(*args: Any, **options: Any) -> bool:
         await asyncio.sleep(0.02)
-        written = bool(await write(*args))
+        written = bool(await write(*args, **options))
         calls.append("stored")
         return written
 

@@ -75,7 +75,7 @@ async def test_each_call_says_that_a_server_that_is_not_there_is_unavailable() -
                 await call()
         for sync_call in (
             lambda: keeper.renew(1, []),
-            lambda: keeper.heartbeat({}),
+            lambda: keeper.heartbeat({}, 10),
             lambda: keeper.wait_for_control(1),
         ):
             with pytest.raises(StoreUnavailable):

@@ -16,12 +16,12 @@ from tests.job_queue import TENANT, JobQueue
 
 async def test_live_workers_are_listed_by_id(redis: Redis, sync_redis: SyncRedis) -> None:
     for worker in ("w2", "w1"):
-        KeeperStore(sync_redis, worker).heartbeat({"id": worker, "running": []})
+        KeeperStore(sync_redis, worker).heartbeat({"id": worker, "running": []}, 10)
     assert await Registry(redis).workers() == [{"id": "w1", "running": []}, {"id": "w2", "running": []}]
 
 
 async def test_a_worker_is_gone_seconds_after_its_last_heartbeat(redis: Redis, sync_redis: SyncRedis) -> None:
-    KeeperStore(sync_redis, "w1").heartbeat({"id": "w1"})
+    KeeperStore(sync_redis, "w1").heartbeat({"id": "w1"}, 10)
     assert 0 < sync_redis.pttl(key("worker", "w1")) <= HEARTBEAT_TTL_MS == 5000
     sync_redis.delete(key("worker", "w1"))
     assert await Registry(redis).workers() == []
@@ -29,14 +29,14 @@ async def test_a_worker_is_gone_seconds_after_its_last_heartbeat(redis: Redis, s
 
 async def test_a_worker_that_says_farewell_is_gone_at_once(redis: Redis, sync_redis: SyncRedis) -> None:
     keeper = KeeperStore(sync_redis, "w1")
-    keeper.heartbeat({"id": "w1"})
+    keeper.heartbeat({"id": "w1"}, 10)
     keeper.farewell()
     assert await Registry(redis).workers() == []
-    assert sync_redis.keys("*") == []
+    assert sync_redis.keys("*") == [key("pulse").encode()]
 
 
 async def test_workers_unheard_of_for_a_day_are_forgotten(redis: Redis, sync_redis: SyncRedis) -> None:
-    KeeperStore(sync_redis, "w1").heartbeat({"id": "w1"})
+    KeeperStore(sync_redis, "w1").heartbeat({"id": "w1"}, 10)
     sync_redis.zincrby(key("workers"), -FORGET_WORKER_MS - 1000, "w1")
     await Registry(redis).workers()
     assert sync_redis.zcard(key("workers")) == 0

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from shared.store.keys import key
-from tests.chaos.conftest import LEASE_SECONDS, WORKERS, Chaos, play
 from tests.chaos.latency import Restart, figures, restarts
 from tests.chaos.load import Planned, mixed, short
+from tests.chaos.long.conftest import LEASE_SECONDS, WORKERS, Chaos
 from tests.chaos.promises import (
     lost_without_a_kill,
     overlapping_attempts,
@@ -19,8 +19,9 @@ from tests.chaos.promises import (
     wrong_results,
     wrong_threads,
 )
+from tests.chaos.remains import left_over, places_taken
+from tests.chaos.schedule import play
 from tests.store_audit import audit
-from tests.store_dump import read_all
 
 KILL_SECONDS = 3.0
 # The promise is one lease + 1 s; a machine of two busy cores may take this much longer.
@@ -119,8 +120,5 @@ def check_nothing_is_left(chaos: Chaos) -> None:
     """No place in the queue, no lease, no busy thread; and nothing of the jobs once their retention is over."""
     assert chaos.workers.stop() == [0] * WORKERS
     assert audit(chaos.redis) == []
-    dump = read_all(chaos.redis)
-    places = {short: found for short in ("lane", "solo", "line", "due", "leases") if (found := dump.zsets[short])}
-    assert (places, dump.sets["lanes"], dump.sets["held"]) == ({}, {}, {})
-    assert (dump.strings["running"], dump.hashes["thread"]) == ({}, {}), "no fence, and no thread is busy"
-    assert chaos.left_over() == []
+    assert places_taken(chaos.redis) == {}
+    assert left_over(chaos.redis, chaos.redis_url) == []

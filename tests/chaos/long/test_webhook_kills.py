@@ -7,18 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
-from standardwebhooks import Webhook
 
-from shared.signing import default_secret
-from tests.chaos.delivery_run import AT_ONCE, FAIL_EVERY, LEASE_SECONDS, WORKERS, CutTry, DeliveryRun
 from tests.chaos.latency import figures
-from tests.chaos.traces import TENANT
-from tests.counting_receiver import Arrival
-from tests.servers import SECRET_KEY, Processes, Valkey, wait_until
+from tests.chaos.long.delivery_run import AT_ONCE, FAIL_EVERY, LEASE_SECONDS, WORKERS, CutTry, DeliveryRun
+from tests.chaos.webhook_promises import Arrivals, records_of, wrong_messages, wrong_records
+from tests.servers import Processes, Valkey, wait_until
 from tests.store_audit import audit
 
 JOBS = 10_000
@@ -31,7 +26,6 @@ WORST_SECONDS = AGAIN_SECONDS + 3  # where both workers were killed, one has to 
 CLOCKS_DIFFER = 0.05
 NEVER = float("inf")
 Report = Callable[..., None]
-Arrivals = dict[str, list[Arrival]]  # by webhook-id, in order
 
 
 @pytest.fixture
@@ -81,7 +75,7 @@ def check_all(run: DeliveryRun, report: Report, begun: float) -> Arrivals:
     run.ready()  # one that was killed just now has a successor that does not know SIGTERM yet
     statuses = run.workers.stop()
     arrived = run.arrivals()
-    records = run.records()
+    records = records_of(run.redis_url)
     arrivals: Arrivals = defaultdict(list)
     for _, arrival in arrived:
         arrivals[arrival.id].append(arrival)
@@ -129,32 +123,3 @@ def tried_again(run: DeliveryRun, arrivals: Arrivals) -> Iterator[float]:
             at = [arrival.at for arrival in arrivals[delivery] if arrival.at > cut.lease_ends - CLOCKS_DIFFER]
             if later is None or (at and at[0] < later.killed_at):
                 yield at[0] - cut.killed_at if at else NEVER
-
-
-def wrong_messages(arrivals: Arrivals) -> Iterator[str]:
-    """Each request is signed, and all of one id bring the same message, of the job that the id names."""
-    webhook = Webhook(default_secret(SECRET_KEY, TENANT))
-    for name, found in arrivals.items():
-        for arrival in found:
-            try:
-                webhook.verify(arrival.body, arrival.headers)
-            except Exception as error:
-                yield f"{name} does not verify: {error!r}"
-        if len({arrival.body for arrival in found}) > 1:
-            yield f"{name} came with different bodies"
-        message = orjson.loads(found[0].body)
-        if (message["type"], f"{message['data']['id']}_1_succeeded") != ("job.succeeded", name):
-            yield f"{name} says {message['type']} of {message['data']['id']}"
-
-
-def wrong_records(arrivals: Arrivals, records: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Each delivery is on record as delivered, by its last attempt only, and no attempt that was not received."""
-    if set(records) != set(arrivals):
-        yield f"on record are {len(records)} deliveries: {sorted(set(records) ^ set(arrivals))[:10]}"
-    for name, record in records.items():
-        codes = [attempt["status_code"] for attempt in record["attempts"]]
-        if record["status"] != "delivered" or codes[-1:] != [204] or 204 in codes[:-1]:
-            yield f"{name} is {record['status']} after {codes}"
-        received = Counter(arrival.status for arrival in arrivals[name])
-        if Counter(code or 0 for code in codes) - received:
-            yield f"{name} has attempts {codes} on record, and {dict(received)} were received"

@@ -7,13 +7,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import orjson
 import trustme
 from uuid_utils import uuid7
 
-from shared.store import DeliveryFilter, DeliveryLog, JobStore, NewJob, connect
+from shared.store import JobStore, NewJob, connect
 from shared.store.keys import key
 from tests.chaos.traces import TENANT, Clock
 from tests.chaos.workers import WorkerPool
@@ -150,23 +148,6 @@ class DeliveryRun:
         """`kill -9` the two workers, one right after the other."""
         for slot in range(WORKERS):
             self._kill(slot)
-
-    def records(self) -> dict[str, dict[str, Any]]:
-        """All deliveries as they are on record, by id."""
-
-        async def read() -> dict[str, dict[str, Any]]:
-            redis = connect(self.redis_url, answer_within=30)
-            found: dict[str, dict[str, Any]] = {}
-            cursor: str | None = None
-            while True:
-                items, cursor = await DeliveryLog(redis).page(TENANT, DeliveryFilter(), limit=1000, cursor=cursor)
-                found |= {item["id"]: orjson.loads(orjson.dumps(item)) for item in items}
-                if cursor is None:
-                    break
-            await redis.aclose()
-            return found
-
-        return asyncio.run(read())
 
     def arrivals(self) -> list[tuple[CountingReceiver, Arrival]]:
         """All that the receivers got, in order. Closes them."""
