@@ -1,7 +1,8 @@
 """Redis: the keys, the scripts and the only classes that know them.
 
 `JobStore` for jobs, `list_jobs` for lists of them; for webhooks `DeliveryStore` (senders), `DeliveryLog` (clients) and
-`EndpointStore`; `Registry` and `KeeperStore` for workers and the catalogue.
+`EndpointStore`; `Registry` and `KeeperStore` for workers and the catalogue; `KeyStore`, `TenantStore` and `RateStore` for
+who calls.
 """
 
 from shared.store.api_keys import KeyStore
@@ -15,6 +16,8 @@ from shared.store.jobs import JobStore
 from shared.store.listing import Filter, list_jobs
 from shared.store.notices import Notices
 from shared.store.paging import BadCursor
+from shared.store.rates import RateStore, Share
+from shared.store.tenants import TenantLimits, TenantStore
 from shared.store.workers import KeeperStore, Registry
 
 __all__ = [
@@ -37,12 +40,16 @@ __all__ = [
     "NotReplicated",
     "Notices",
     "Recorded",
+    "RateStore",
     "Registry",
+    "Share",
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
     "StoredJob",
     "Submitted",
+    "TenantLimits",
+    "TenantStore",
     "connect",
     "connect_blocking",
     "connect_sync",
