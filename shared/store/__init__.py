@@ -1,8 +1,8 @@
 """Redis: the keys, the scripts and the only classes that know them.
 
 `JobStore` for jobs, `list_jobs` for lists of them; for webhooks `DeliveryStore` (senders), `DeliveryLog` (clients) and
-`EndpointStore`; `Registry` and `KeeperStore` for workers and the catalogue; `KeyStore`, `TenantStore` and `RateStore` for
-who calls.
+`EndpointStore`; `Registry` and `KeeperStore` for workers and the catalogue; for who calls `KeyStore`, `TenantStore` and
+`RateStore`.
 """
 
 from shared.store.api_keys import KeyStore
@@ -39,8 +39,8 @@ __all__ = [
     "NewJob",
     "NotReplicated",
     "Notices",
-    "Recorded",
     "RateStore",
+    "Recorded",
     "Registry",
     "Share",
     "StoreError",

@@ -57,7 +57,7 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:addresses-expiry                 zset    "<tenant>:<sha1>" by time
     mas:disabled                         zset    "<tenant>:<endpoint id, or sha1>" by the time it was disabled
     mas:api-keys                         hash    key id to JSON without its secret; changes (a count)
-    mas:tenant-limits                    hash    tenant to "<max_running> <max_waiting> <requests_per_minute>", '-' is none
+    mas:tenant-limits                    hash    tenant to what is set for it (scripts/tenant_limits.lua)
     mas:tenant-limits-changes            string  a count
     mas:held-back:<tenant>               set     "<queue>:<graph>" of lanes that a claim passed over for max_running
     mas:rate:<key id, or tenant>         string  "<begin of its minute in ms> <requests handed out>"
