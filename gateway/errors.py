@@ -58,6 +58,7 @@ CODES = {
     "idempotency_key_reused": 422,
     "invalid_cursor": 422,
     "too_many_failures": 429,
+    "rate_limited": 429,
     "queue_full": 429,
     "tenant_full": 429,
     "headers_too_large": 431,

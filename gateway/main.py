@@ -21,6 +21,7 @@ from gateway.errors import install_error_handlers
 from gateway.limits import BodyLimit
 from gateway.observe import Observe
 from gateway.overload import TurnAway
+from gateway.rates import RateLimit
 from gateway.routes import install_routes
 from gateway.services import REDIS_SECONDS, make_services
 from shared.logs import configure_logs
@@ -57,7 +58,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with services.waiters.reading(), _watching(SafetyWatch(redis, wait_replicas=settings.wait_replicas)):
             with _before_shutdown(services.waiters.release):
-                async with services.keys.kept_up() if settings.auth_required else nullcontext():
+                keys_kept_up = services.keys.kept_up() if settings.auth_required else nullcontext()
+                async with keys_kept_up, services.tenants.kept_up():
                     yield
         await redis.aclose()
         await notices_redis.aclose()
@@ -78,6 +80,12 @@ def create_app(
                 auth_required=settings.auth_required,
                 allowed_hosts=settings.allowed_hosts,
                 keys=services.keys,
+            ),
+            Middleware(
+                RateLimit,
+                limit=settings.rate_limit_per_minute,
+                rates=services.rates,
+                tenants=services.tenants,
             ),
             Middleware(
                 BodyLimit,

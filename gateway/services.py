@@ -11,8 +11,20 @@ from redis.asyncio import Redis
 from gateway.catalogue import Catalogue
 from gateway.keyring import KeyRing
 from gateway.notices import Waiters
+from gateway.rates import Rates
+from gateway.tenants import Tenants
 from shared.settings import Settings
-from shared.store import DeliveryLog, DepthLimits, EndpointStore, JobStore, KeyStore, Notices, Registry
+from shared.store import (
+    DeliveryLog,
+    DepthLimits,
+    EndpointStore,
+    JobStore,
+    KeyStore,
+    Notices,
+    RateStore,
+    Registry,
+    TenantStore,
+)
 
 # Below what the gateway waits for Redis in all, so that the reason for a failure is Redis' own.
 REDIS_SECONDS = 1.5
@@ -31,6 +43,8 @@ class Services:
     catalogue: Catalogue
     waiters: Waiters
     keys: KeyRing
+    tenants: Tenants
+    rates: Rates
 
 
 def make_services(settings: Settings, redis: Redis, notices_redis: Redis) -> Services:
@@ -49,6 +63,8 @@ def make_services(settings: Settings, redis: Redis, notices_redis: Redis) -> Ser
         registry=registry,
         catalogue=catalogue,
         keys=KeyRing(KeyStore(redis)),
+        tenants=Tenants(TenantStore(redis, wait_replicas=replicas)),
+        rates=Rates(RateStore(redis)),
         waiters=Waiters(jobs, Notices(notices_redis), catalogue.invalidate),
     )
 

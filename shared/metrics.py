@@ -22,6 +22,9 @@ HTTP_REQUEST_SECONDS = Histogram(
 )
 JOBS_SUBMITTED = Counter("mas_jobs_submitted", "Jobs accepted.", ["graph"], registry=REGISTRY)
 JOBS_REFUSED = Counter("mas_jobs_refused", "Jobs refused because too many wait already.", ["reason"], registry=REGISTRY)
+REQUESTS_LIMITED = Counter(
+    "mas_requests_limited", "Requests refused because their key had sent as many as it may.", registry=REGISTRY
+)
 JOBS_ENDED = Counter("mas_jobs_ended", "Rounds ended, by final status.", ["graph", "status"], registry=REGISTRY)
 JOB_WAIT_SECONDS = Histogram(
     "mas_job_wait_seconds", "Seconds a job waited before its attempt.", buckets=RUN_BUCKETS, registry=REGISTRY

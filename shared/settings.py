@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     gateway_recycle_requests: int = Field(0, ge=0)
     auth_required: bool = True
     allowed_hosts: CommaList = []
+    rate_limit_per_minute: int = Field(0, ge=0, le=1_000_000_000)
     max_queue_depth: int = Field(100_000, ge=0)
     max_tenant_depth: int = Field(1_000_000, ge=0)
     max_body_bytes: int = Field(10_000_000, ge=0)

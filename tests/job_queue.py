@@ -17,6 +17,7 @@ from shared.store import (
     KeeperStore,
     NewJob,
     Submitted,
+    TenantStore,
 )
 from shared.store.connection import run
 
@@ -51,6 +52,7 @@ class JobQueue:
         self.deliveries = DeliveryStore(redis, ttl_seconds=RETENTION_SECONDS)
         self.log = DeliveryLog(redis)
         self.endpoints = EndpointStore(redis)
+        self.tenants = TenantStore(redis)
 
     def pass_time(self, seconds: float) -> None:
         """Move the clock of all scripts."""

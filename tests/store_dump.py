@@ -20,15 +20,15 @@ _ZSETS = {
     "lane", "solo", "line", "due", "leases", "expiry", "index", "index_thread",
     "deliveries_index", "deliveries_leases", "deliveries_expiry", "hosts", "host_line", "addresses_expiry", "disabled",
 }  # fmt: skip
-_SETS = {"lanes", "held", "queues", "graphs", "waiting", "targets", "host_sending"}
+_SETS = {"lanes", "held", "queues", "graphs", "waiting", "targets", "host_sending", "held_back"}
 _STRINGS = {"running", "result", "input", "resume", "claims", "delivery_output"}
 _LISTS = {"deliveries"}
-_LENGTHS = {"events", "delivery_attempts"}
+_LENGTHS = {"events", "delivery_attempts", "wake"}
 
 
 @dataclass(frozen=True)
 class Dump:
-    """What stands in Redis: by short name, then by the rest of the key. Wake-up tokens and the like are left out."""
+    """What stands in Redis: by short name, then by the rest of the key. What expires by itself is left out."""
 
     hashes: dict[str, dict[str, Record]] = field(default_factory=lambda: {short: {} for short in _HASHES})
     zsets: dict[str, dict[str, dict[str, float]]] = field(default_factory=lambda: {short: {} for short in _ZSETS})

@@ -15,6 +15,7 @@ from gateway.routes import (
     redeliver,
     rerun,
     submit,
+    tenants,
     webhooks,
     workers,
 )
@@ -24,7 +25,7 @@ def install_routes(app: FastAPI) -> None:
     """Put all routes into the application, as one flat list: `include_router` would match each request twice."""
     # Earlier ones go first: `/webhooks/addresses` is no endpoint, `/deliveries/redeliver` no delivery.
     for module in (
-        submit, jobs, rerun, addresses, webhooks, redeliver, deliveries, graphs, workers, health, metrics, docs
+        submit, jobs, rerun, addresses, webhooks, redeliver, deliveries, graphs, workers, tenants, health, metrics, docs
     ):  # fmt: skip
         app.router.routes.extend(module.router.routes)
     app.router.routes.extend(jobs.waiting_router.routes)

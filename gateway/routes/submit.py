@@ -183,7 +183,7 @@ def _full(code: Literal["queue_full", "tenant_full"], seconds: int) -> Problem:
     JOBS_REFUSED.labels(code).inc()
     where, setting = {
         "queue_full": ("this queue has", "MAX_QUEUE_DEPTH"),
-        "tenant_full": ("your queues have together", "MAX_TENANT_DEPTH"),
+        "tenant_full": ("your queues have together", "MAX_TENANT_DEPTH, or a limit of your own"),
     }[code]
     detail = f"As many of your jobs wait as {where} room for ({setting}); nothing was stored. Try again in {seconds} s."
     return Problem(code, detail, headers={"Retry-After": str(seconds)}, retry_after=seconds)

@@ -1,7 +1,8 @@
 """Redis: the keys, the scripts and the only classes that know them.
 
 `JobStore` for jobs, `list_jobs` for lists of them; for webhooks `DeliveryStore` (senders), `DeliveryLog` (clients) and
-`EndpointStore`; `Registry` and `KeeperStore` for workers and the catalogue.
+`EndpointStore`; `Registry` and `KeeperStore` for workers and the catalogue; for who calls `KeyStore`, `TenantStore` and
+`RateStore`.
 """
 
 from shared.store.api_keys import KeyStore
@@ -15,6 +16,8 @@ from shared.store.jobs import JobStore
 from shared.store.listing import Filter, list_jobs
 from shared.store.notices import Notices
 from shared.store.paging import BadCursor
+from shared.store.rates import RateStore, Share
+from shared.store.tenants import TenantLimits, TenantStore
 from shared.store.workers import KeeperStore, Registry
 
 __all__ = [
@@ -37,13 +40,17 @@ __all__ = [
     "NewJob",
     "NotReplicated",
     "Notices",
+    "RateStore",
     "Recorded",
     "Registry",
+    "Share",
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
     "StoredJob",
     "Submitted",
+    "TenantLimits",
+    "TenantStore",
     "connect",
     "connect_blocking",
     "connect_sync",

@@ -58,6 +58,10 @@ A *ref* is `<tenant>:<job id>`, the way a job is named inside the store; names t
     mas:addresses-expiry                 zset    "<tenant>:<sha1>" by time
     mas:disabled                         zset    "<tenant>:<endpoint id, or sha1>" by the time it was disabled
     mas:api-keys                         hash    key id to JSON without its secret; changes (a count)
+    mas:tenant-limits                    hash    tenant to what is set for it (scripts/tenant_limits.lua)
+    mas:tenant-limits-changes            string  a count
+    mas:held-back:<tenant>               set     "<queue>:<graph>" of lanes that a claim passed over for max_running
+    mas:rate:<key id, or tenant>         string  "<begin of its minute in ms> <requests handed out>"
     mas:health-check                     string  what `arq --check` reads
     mas:room                             -       never there: deleting it is the write that a full Redis allows
     mas:aside:<ref>                      any     what stood where a record should have been
@@ -125,6 +129,10 @@ KEYS = {
     "addresses_expiry": "mas:addresses-expiry",
     "disabled": "mas:disabled",
     "api_keys": "mas:api-keys",
+    "tenant_limits": "mas:tenant-limits",
+    "tenant_limits_changes": "mas:tenant-limits-changes",
+    "held_back": "mas:held-back:",
+    "rate": "mas:rate:",
     "aside": "mas:aside:",
     "health": "mas:health-check",
     "room": "mas:room",

@@ -53,6 +53,8 @@ class Clients(Machine):
             "idempotency_key": idempotency_key, "fingerprint": fingerprint,
         }  # fmt: skip
         waiting = self.count("queued")
+        own = self.model.limits.max_waiting
+        of_tenant = limits.of_tenant if own is None else own
         self.queue.store.limits = limits
         answer = self.run(self.queue.submit(job_id, **options))
         found = (answer.outcome, answer.id, answer.status, answer.ended_graph)
@@ -62,7 +64,7 @@ class Clients(Machine):
             expect("the same key gives the same job", found, ("duplicate", known_id, "queued", ""))
         elif 0 < limits.of_queue <= waiting:
             expect("a full queue refuses", found, ("queue_full", "", "", ""))
-        elif 0 < limits.of_tenant <= waiting:
+        elif 0 < of_tenant <= waiting:
             expect("a tenant with too much waiting is refused", found, ("tenant_full", "", "", ""))
         elif holder and on_busy == "reject":
             expect("a busy thread refuses", found, ("busy", holder.partition(":")[2], "", ""))

@@ -8,8 +8,9 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from tests.job_life.limits import Limits
 from tests.job_life.machine import WORKERS
-from tests.job_life.mishaps import WRITES, Mishaps
+from tests.job_life.mishaps import WRITES
 from tests.job_life.model import Pin
 from tests.job_queue import LEASE_SECONDS
 
@@ -27,7 +28,7 @@ MOVES = {
 }  # fmt: skip
 
 
-class Lives(Mishaps):
+class Lives(Limits):
     """Moves of one job, each of which its status allows."""
 
     @precondition(lambda self: self.model.jobs)

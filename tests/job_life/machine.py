@@ -29,6 +29,8 @@ LEFT_BEHIND = {
     b"graphs",
     b"turns",
     b"drained",
+    b"tenant-limits",
+    b"tenant-limits-changes",
     b"wake",
     b"control",
     b"claims",
@@ -115,10 +117,20 @@ class Machine(RuleBasedStateMachine):
         self.promised.clear()
         for fault in faults(now):
             raise AssertionError(f"all is where it should be: {fault}")
+        self.check_wakes(now)
         for difference in self.model.differences(now):
             raise AssertionError(difference)
         self.before = now
         self.steps += 1
+
+    def check_wakes(self, now: Dump) -> None:
+        """What is ready and may run has a token, for nobody here takes one: it would wake an idle worker."""
+        kept = sum(f"default:{graph}" in now.zsets["solo"] for graph in GRAPHS)  # places for what must run alone
+        if self.model.limits.max_running and self.count("running") + kept >= self.model.limits.max_running:
+            return
+        ready = {graph for graph in GRAPHS if f"default:{graph}:{TENANT}" in now.zsets["lane"]}
+        woken = {graph for graph in GRAPHS if now.lengths["wake"].get(f"default:{graph}")}
+        expect("what may run wakes a worker", ready - woken, set())
 
     def check_record(self, ref: str, old: Record, new: Record) -> None:
         if new["status"] in ENDS:

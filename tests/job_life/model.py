@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from shared.store import TenantLimits
 from tests.store_audit import ENDED
 from tests.store_dump import Dump
 
@@ -48,6 +49,7 @@ class Model:
         self.heads: dict[str, dict[str, str]] = {}
         self.heads_before: dict[str, dict[str, str]] = {}
         self.deliveries: dict[str, list[str]] = {}
+        self.limits = TenantLimits()
         self.keys: dict[str, tuple[str, str]] = {}  # idempotency keys: job id and fingerprint
 
     def holder(self, thread: str) -> str | None:

@@ -84,7 +84,13 @@ class Workers(Machine):
         expect("no claim takes too much", len(claim.jobs) <= (1 if alone else 0 if claim.hold else limit), True)
         ranks = [int(job.record[b"rank"]) for job in claim.jobs]
         expect("the lowest rank goes first", ranks, sorted(ranks))
-        if len(claim.jobs) < limit and not claim.hold and not alone:
+        most, running = self.model.limits.max_running or 0, self.count("running")
+        expect("no claim takes more than its tenant may run", not most or not claim.jobs or running <= most, True)
+        kept = sum(f"default:{graph}" in now.zsets["solo"] for graph in graphs)
+        if most and claim.jobs and not alone:
+            expect("a place is kept for a job that must run alone", running + kept <= most, True)
+        full = most and running + kept >= most
+        if len(claim.jobs) < limit and not claim.hold and not alone and not full:
             ready = [lane for graph in graphs if (lane := f"default:{graph}:{TENANT}") in now.zsets["lane"]]
             expect("no free slot is left beside a ready job", ready, [])
         leases = {job.ref: now.leases.get(job.ref, 0) - claim.now_ms for job in claim.jobs}

@@ -7,6 +7,7 @@ from tests.planted.attempts import ATTEMPTS
 from tests.planted.deliveries import HOSTS, LEASED
 from tests.planted.records import RECORDS
 from tests.planted.resting import ENDPOINTS, RESTING
+from tests.planted.tenants import TENANTS
 from tests.planted.threads import THREADS
 
-BUGS = [*ATTEMPTS, *THREADS, *RECORDS, *LEASED, *HOSTS, *ADDRESSES, *ENDPOINTS, *RESTING]
+BUGS = [*ATTEMPTS, *THREADS, *TENANTS, *RECORDS, *LEASED, *HOSTS, *ADDRESSES, *ENDPOINTS, *RESTING]

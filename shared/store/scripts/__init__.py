@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shared.store.keys import KEYS
 
-SHARED = ("prelude", "depth", "deliveries", "ends")
+SHARED = ("prelude", "tenants", "depth", "deliveries", "ends")
 _FOLDER = Path(__file__).parent
 
 
@@ -55,4 +55,6 @@ PING = Script("ping")
 ENDPOINT_SAVE = Script("endpoint_save", promises=True)
 ENDPOINT_DROP = Script("endpoint_drop", promises=True)
 API_KEY = Script("api_key", promises=True)
+TENANT_LIMITS = Script("tenant_limits", promises=True)
+RATE = Script("rate")
 ADDRESS_SWITCH = Script("address_switch", promises=True)

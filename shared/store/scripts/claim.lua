@@ -2,7 +2,7 @@
 -- ARGV  1 offset, 2 worker, 3 lease in ms, 4 limit, 5 payload bytes at most (one job is always taken), 6 '1' to put expired leases
 --       back, where they are true, 7 retention in ms of jobs that end here, 8 the claim's number, which grows, 9 number of queues, then the queues, then
 --       the graphs this worker serves
--- Keys  due, leases, the lanes, and the records of all that is moved
+-- Keys  due, leases, the lanes, tenant-limits, and the records of all that is moved
 -- Gives { now, ms until the next delayed job is due or the next lease ends, or -1, '1' where the worker must become free for a job that runs alone,
 --         { { ref, attempt, '1' where it runs alone, payload, answer of a resume or '', record as flat list }, … }, { { ref, graph, status }, … } ended here }
 local BATCH = 100              -- due jobs and expired leases handled by one claim
@@ -22,7 +22,19 @@ if tonumber(call('GET', KEY.claims .. worker) or 0) >= tonumber(ARGV[8]) then re
 local taken, ended, bytes = {}, {}, 0
 local claimed = {}             -- by queue and tenant: how many
 local left = {}                -- { queue, graph } where work is left for the next claim
+local places = {}              -- by tenant: how many more of its jobs may be taken
+local some_limited             -- whether any tenant has a limit of its own
 local pass_on = false          -- whether this claim changed what there is to do, so that others must be woken for what is left
+
+-- How many more jobs of the tenant may run: its limit, less what runs, and less what is kept free for one that must run alone.
+local function places_of(tenant)
+  if some_limited == nil then some_limited = call('EXISTS', KEY.tenant_limits) == 1 end
+  if not places[tenant] then
+    local most = some_limited and limits_of(tenant) or 0
+    places[tenant] = most > 0 and most - count_of(tenant, 'running') or math.huge
+  end
+  return places[tenant]
+end
 
 -- Where the index has an unended job whose record cannot be read.
 local function find_in_index(ref)
@@ -89,6 +101,7 @@ local function take(ref, job, alone)
   job.attempt, job.tries, job.worker = attempt, tries, worker
   call('HSET', KEY.job .. ref, 'attempt', attempt, 'tries', tries, 'worker', worker)
   call('HSETNX', KEY.job .. ref, 'started_at', int(now))
+  places[tenant_of(ref)] = places_of(tenant_of(ref)) - 1
   set_status(ref, job, 'running')
   claimed[job.queue] = claimed[job.queue] or {}
   claimed[job.queue][tenant_of(ref)] = (claimed[job.queue][tenant_of(ref)] or 0) + 1
@@ -108,6 +121,15 @@ if recover then
   for _, ref in ipairs(call('ZRANGEBYSCORE', KEY.leases, '-inf', int(now), 'LIMIT', 0, BATCH)) do lose(ref) end
 end
 
+-- The first in line to run alone whose tenant has a place for it.
+local function first_alone(solo, queue, graph)
+  for at = 0, BATCH - 1 do
+    local ref = call('ZRANGE', solo, at, at)[1]
+    if not ref or places_of(tenant_of(ref)) > 0 then return ref end
+    hold_back(tenant_of(ref), queue, graph)
+  end
+end
+
 -- A job that must run alone: an idle worker takes it and nothing else; a busy one stops claiming to become free for it.
 local hold = false
 if limit > 0 then
@@ -115,8 +137,8 @@ if limit > 0 then
   for _, queue in ipairs(queues) do
     for _, graph in ipairs(graphs) do
       local solo = KEY.solo .. queue .. ':' .. graph
-      local ref = call('ZRANGE', solo, 0, 0)[1]
-      if ref and not hold and #taken == 0 then
+      local ref = not hold and #taken == 0 and first_alone(solo, queue, graph)
+      if ref then
         local job = waiting(ref, queue, graph)
         local freeing = call('GET', solo .. ':for')
         if not job then
@@ -131,12 +153,16 @@ if limit > 0 then
           take(ref, job, true)
           limit = 0
           if call('ZCARD', solo) > 0 then left[#left + 1] = { queue, graph } end
-        elseif not freeing or freeing == worker then
-          call('SET', solo .. ':for', worker, 'PX', int(lease_ms))
-          hold, limit = true, 0
-          if not freeing then -- an idle worker may sleep
-            left[#left + 1] = { queue, graph }
-            pass_on = true
+        else
+          -- Others of its tenant must not take the place that it waits for.
+          places[tenant_of(ref)] = places_of(tenant_of(ref)) - 1
+          if not freeing or freeing == worker then
+            call('SET', solo .. ':for', worker, 'PX', int(lease_ms))
+            hold, limit = true, 0
+            if not freeing then -- an idle worker may sleep
+              left[#left + 1] = { queue, graph }
+              pass_on = true
+            end
           end
         end
       end
@@ -174,6 +200,7 @@ for _, queue in ipairs(queues) do
     progress = false
     for _, entry in ipairs(tenants) do
       local lane = #taken < limit and bytes < max_bytes and next_of(entry[1])
+      lane = lane and places_of(entry[1]) > 0 and lane
       if lane then
         progress = true
         local ref = lane.heads[lane.at]
@@ -200,7 +227,11 @@ for _, queue in ipairs(queues) do
   end
   for _, entry in ipairs(tenants) do
     for _, lane in ipairs(lanes_of[entry[1]]) do
-      if lane.heads[lane.at] then left[#left + 1] = { queue, lane.graph } end
+      if lane.heads[lane.at] and places_of(entry[1]) > 0 then
+        left[#left + 1] = { queue, lane.graph }
+      elseif lane.heads[lane.at] then
+        hold_back(entry[1], queue, lane.graph)
+      end
     end
   end
 end

@@ -35,18 +35,17 @@ local function seconds_to_drain(tenant, queue, now, count)
   return math.min(math.max(math.ceil(count * ms / claimed / 1000), 1), LONGEST_SECONDS)
 end
 
--- 'queue_full' or 'tenant_full', and seconds until a tenth is free, where the limit is reached; else nil. A limit of 0 is none.
+-- 'queue_full' or 'tenant_full', and seconds until a tenth is free, where the limit is reached; else nil. A limit of 0 is none; a tenant's own goes
+-- before that of all.
 local function no_room(ref, queue, now, of_queue, of_tenant)
   local tenant = tenant_of(ref)
   local function judge(name, limit, waiting)
     if limit == 0 or waiting < limit then return nil end
     return name, int(seconds_to_drain(tenant, queue, now, waiting - limit + math.ceil(limit / 10)))
   end
+  local _, own = limits_of(tenant)
+  of_tenant = own or of_tenant
   local full, seconds = judge('queue_full', of_queue, of_queue > 0 and call('SCARD', waiting_key(ref, queue)) or 0)
   if full or of_tenant == 0 then return full, seconds end
-  local waiting = 0
-  for _, graph in ipairs(call('SMEMBERS', KEY.graphs .. tenant)) do
-    waiting = waiting + call('ZCARD', index_key(ref, { graph = graph }, 'queued'))
-  end
-  return judge('tenant_full', of_tenant, waiting)
+  return judge('tenant_full', of_tenant, count_of(tenant, 'queued'))
 end

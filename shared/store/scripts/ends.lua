@@ -6,11 +6,12 @@ local function ask_to_cancel(ref, job)
   call('PEXPIRE', KEY.control .. job.worker, 3600000)
 end
 
--- Nobody holds the job any more. The fence names the worker, so that this works without a record too.
+-- Nobody holds the job any more, and its tenant has a place free. The fence names the worker, so that this works without a record too.
 local function drop_lease(ref)
   local fence = call('GETDEL', KEY.running .. ref)
   call('ZREM', KEY.leases, ref)
   if fence then call('SREM', KEY.held .. string.match(fence, '^(.+) %d+$'), ref) end
+  wake_held_back(tenant_of(ref))
 end
 
 -- The round ends here, once. `fields` is what the record gains: { name, value, … }; `ttl_ms` the retention from now on.

@@ -1,5 +1,5 @@
--- What the transitions share. Each script is this file, depth.lua, deliveries.lua and ends.lua, followed by its own; KEY is the table of
--- shared/store/keys.py.
+-- What the transitions share. Each script is this file, tenants.lua, depth.lua, deliveries.lua and ends.lua, followed by its own; KEY is
+-- the table of shared/store/keys.py.
 --
 -- Rules: time is the server's (plus ARGV[1], an offset that only tests set); all checks come before the first write, for scripts do
 -- not roll back; nothing here decodes what a client sent. Worker scripts call make_room() first: a write that is allowed when memory

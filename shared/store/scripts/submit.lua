@@ -2,7 +2,7 @@
 -- ARGV  1 offset, 2 ref, 3 graph, 4 queue, 5 priority, 6 delay in ms ('' for none), 7 due time in ms ('' for none), 8 on_busy,
 --       9 SHA-1 of the idempotency key ('' for none), 10 the job's place in the request with that key, 11 fingerprint of that request,
 --       12 how long the key is kept in ms, 13 payload for the worker, 14 retention in ms of a job that on_busy ends,
---       15 how many jobs of the tenant may wait in the queue, 16 and in all queues (0: any number), then field, value, … for the record
+--       15 how many jobs of the tenant may wait in the queue, 16 and in all queues, unless it has a limit of its own (0: any number), then field, value, … for the record
 -- Keys  the job's record and input, its lane, thread, index, the idempotency key, what waits in the queue and how fast it drains
 -- Gives { 'created' | 'duplicate' | 'conflict' | 'busy' | 'queue_full' | 'tenant_full', job id, status, created_at,
 --         graph of the job that on_busy ended or '', seconds until there may be room }
