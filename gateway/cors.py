@@ -1,8 +1,8 @@
 """Which web pages may call this service from a browser: none, but for those of CORS_ORIGINS.
 
 Starlette's layer for this answers every preflight, also those of origins that are not listed, and refuses in plain
-text. Credentials are headers that a page has to know and set, never cookies, so that no answer allows `credentials`, and `*`
-gives a page no more than any other client has.
+text. Credentials are headers that a page has to know and set, never cookies, so that no answer allows `credentials`,
+and `*` gives a page no more than any other client has.
 """
 
 from __future__ import annotations

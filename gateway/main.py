@@ -25,6 +25,7 @@ from gateway.overload import TurnAway
 from gateway.proxies import Forwarded
 from gateway.routes import install_routes
 from gateway.services import REDIS_SECONDS, make_services
+from shared.env_file import warn_where_others_may_read
 from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
 from shared.store import StoreError, connect, connect_blocking
@@ -154,6 +155,7 @@ def _app_of_this_process() -> FastAPI:
     try:
         settings = load_settings()
         configure_logs(settings)
+        warn_where_others_may_read()
         return create_app(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.jobs import Name
 from shared.redis_url import check_redis_url
+from shared.secret_key import weakness
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -133,9 +134,9 @@ class Settings(BaseSettings):
 
     @field_validator("secret_key")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 32:
-            raise ValueError("must have 32 characters or more, for example from: openssl rand -hex 32")
+    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (weak := weakness(value.get_secret_value())):
+            raise ValueError(f"it {weak}: give 32 random characters or more, for example from: openssl rand -hex 32")
         return value
 
     @field_validator("cors_origins")
