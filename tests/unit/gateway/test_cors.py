@@ -61,9 +61,9 @@ async def test_a_listed_page_reads_of_a_bug_in_the_service_too(
 @pytest.mark.parametrize("origin", STRANGERS)
 async def test_any_other_page_is_told_nothing_and_never_sees_itself(make_gateway: MakeGateway, origin: str) -> None:
     async with make_gateway(auth_required=True, cors_origins=[PAGE]) as gateway:
-        answer = await gateway.http.options("/api/v1/jobs", headers={"origin": origin, **ASKS})
-        problem(answer, 401, "unauthorized")
-        for answer in (answer, await gateway.http.get("/api/v1/health/live", headers={"origin": origin})):
+        refused = await gateway.http.options("/api/v1/jobs", headers={"origin": origin, **ASKS})
+        problem(refused, 401, "unauthorized")
+        for answer in (refused, await gateway.http.get("/api/v1/health/live", headers={"origin": origin})):
             assert about_cors(answer) == {}
             assert answer.headers["vary"] == "Origin", "no cache gives it what is meant for others"
 
