@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from gateway.routes.docs import SWAGGER_UI_VERSION
@@ -56,6 +57,27 @@ async def test_every_answer_has_them_whatever_it_is(make_gateway: MakeGateway, m
             answer = await gateway.http.get("/api/v1/jobs", headers={"host": host})
             assert answer.status_code == status
             check(answer)
+
+
+async def test_markup_of_a_graph_or_a_client_is_json_that_no_browser_renders(gateway: Gateway) -> None:
+    markup = "</script><script>alert(1)</script>"
+    body = {"graph": "echo", "input": markup, "thread_id": markup, "metadata": {markup: markup}}
+    job_id = (await gateway.post("/jobs", body)).json()["id"]
+    await gateway.worker.run(output=orjson.dumps(markup))
+    for path, mark in ((f"/jobs/{job_id}", "output"), ("/jobs", "items"), ("/graphs", "items")):
+        answer = await gateway.http.get(f"/api/v1{path}", headers={"accept": "text/html"})
+        assert answer.headers["content-type"] == "application/json"
+        assert mark in answer.json()
+        check(answer)
+    assert (await gateway.get(f"/jobs/{job_id}")).json()["output"] == markup
+    refused = await gateway.post("/jobs", {**body, markup: 1}, accept="text/html")
+    assert refused.status_code == 422
+    assert markup.replace("/", "~1") in refused.text
+    assert refused.headers["content-type"] == "application/problem+json"
+    check(refused)
+    page = await gateway.http.get(f"/docs?url={markup}&configUrl={markup}")
+    assert "alert" not in page.text
+    assert page.content == (await gateway.http.get("/docs")).content
 
 
 async def test_assets_may_be_kept_and_the_docs_page_runs_its_own_script_only(gateway: Gateway) -> None:
