@@ -24,9 +24,11 @@ from shared.api_keys import Scope as KeyScope
 from shared.records import API
 from shared.store import StoreUnavailable
 
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:]*)(?::[0-9]*)?")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]*)?")
 # Probes come without a credential, and by address instead of name.
 OPEN_PATHS = frozenset({f"{API}/health", f"{API}/health/live", f"{API}/health/ready"})
+DOCS_PATHS = ("/docs", "/openapi.json")
+ASSETS = "/static/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,17 @@ class Caller:
 
 
 ANYONE = Caller("default", frozenset(SCOPES))
+A_READER_OF_THE_DOCS = Caller("default")
 
 
 class Gate:
     """Lets a request in, with its `Caller` in the request's state, or answers 400, 401, 429 or 503."""
 
-    def __init__(self, app: ASGIApp, auth_required: bool, allowed_hosts: Sequence[str], keys: KeyRing) -> None:
+    def __init__(
+        self, app: ASGIApp, auth_required: bool, allowed_hosts: Sequence[str], keys: KeyRing, docs_public: bool = False
+    ) -> None:
         self.app = app
+        self.docs_public = docs_public
         self.auth_required = auth_required
         self.allowed_hosts = tuple(host.lower() for host in allowed_hosts)
         self.keys = keys
@@ -70,6 +76,8 @@ class Gate:
             raise Problem("host_not_allowed", "This service does not go by this host name: use one from ALLOWED_HOSTS.")
         if not self.auth_required:
             return ANYONE
+        if self.docs_public and (scope["path"] in DOCS_PATHS or scope["path"].startswith(ASSETS)):
+            return A_READER_OF_THE_DOCS
         found = self._key(scope)
         structlog.contextvars.bind_contextvars(key=found.id, tenant=found.tenant)
         return Caller(found.tenant, frozenset(found.scopes), found.id)
@@ -148,9 +156,9 @@ def _credential(scope: Scope) -> str | None:
 
 
 def _host(scope: Scope) -> str:
-    """The host name that the request gives, without its port; empty where it gives none."""
-    value = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1").lower()
-    match = _HOST.fullmatch(value)
+    """The host name that the request gives, without its port; empty where it gives none, or two."""
+    values = [value for name, value in scope["headers"] if name == b"host"]
+    match = _HOST.fullmatch(values[0].decode("latin-1").lower()) if len(values) == 1 else None
     return match[1] if match else ""
 
 

@@ -15,13 +15,17 @@ from typing import Any, cast
 
 import structlog
 from httptools import HttpParserError
+from uuid_utils import uuid7
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.answer_headers import EVERYWHERE
 from gateway.errors import PROBLEM_JSON, Problem
 from gateway.overload import SURPLUS
+from gateway.request_head import malformed, named_host
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 MAX_HEAD_BYTES = 65_536
+MAX_URL_BYTES = 16_384  # a list's filters, all at their longest, take less
 # Chunks of one byte take six; what has more framing than that is not meant well.
 FRAMING_PER_BYTE = 8
 MAX_PIPELINED = 32
@@ -31,6 +35,7 @@ UNREAD_AT_ONCE_BYTES = 128_000_000
 # Files that are not connections of clients: to Redis, the log, the socket that is served, and the loop's own.
 OTHER_FILES = 80
 SURPLUS_CONNECTIONS = 16  # for health, and to tell others that there are too many
+_SECURITY = b"".join(name + b": " + value + b"\r\n" for name, value in EVERYWHERE)
 TOLD_SECONDS = 60.0
 LOG_SECONDS = 5.0
 
@@ -162,16 +167,30 @@ class BoundedProtocol(HttpToolsProtocol):
         self._first_bytes = self._piece_bytes  # of the piece that it begins in
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            self._refusal = Problem("url_too_long", f"The address has more than {MAX_URL_BYTES} bytes.")
+            raise HttpParserError("too long an address")
+
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             raise HttpParserError("too many requests at once")
         if self._first_bytes + self._raw_bytes > MAX_HEAD_BYTES and self._head_bytes > MAX_HEAD_BYTES:
             self._refusal = _head_too_large()
             raise HttpParserError("too large a head")
+        if wrong := malformed(self.parser.get_http_version(), self.url, self.headers):
+            self._refusal = Problem("bad_request", f"This is not a valid HTTP request: {wrong}.")
+            raise HttpParserError(wrong)
+        if (host := named_host(self.url)) is not None:  # RFC 9112, 3.2.2: the Host header is not looked at then
+            self.headers[:] = [(b"host", host), *(header for header in self.headers if header[0] != b"host")]
         self._head_complete = True
         self.bounds.idle.pop(self, None)
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, _Outlet(self))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        pass  # an upgrade is an offer: the request is answered as it is
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -254,8 +273,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         body = problem.response()
         lines = [f"HTTP/1.1 {problem.status_code} {problem.document()['title']}", f"content-type: {PROBLEM_JSON}"]
-        lines += [f"content-length: {len(body.body)}", "connection: close", "", ""]
-        self.transport.write("\r\n".join(lines).encode() + bytes(body.body))
+        lines += [f"content-length: {len(body.body)}", f"x-request-id: {uuid7().hex}", "connection: close", ""]
+        self.transport.write("\r\n".join(lines).encode() + _SECURITY + b"\r\n" + bytes(body.body))
         self._message_since = self._message_since or time.monotonic()
         self.close_when_heard()
 

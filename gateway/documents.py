@@ -24,11 +24,14 @@ _LINKS: dict[str, Any] = {
 }
 # What any route may answer, whatever it does.
 _ANYWHERE = (
-    "host_not_allowed", "unauthorized", "insufficient_scope", "too_many_failures", "rate_limited",
-    "request_timeout", "body_too_large", "headers_too_large", "internal_error", "overloaded",
+    "host_not_allowed", "bad_request", "unauthorized", "insufficient_scope", "too_many_failures", "rate_limited",
+    "request_timeout", "body_too_large", "url_too_long", "headers_too_large", "internal_error", "overloaded",
 )  # fmt: skip
 _STORE = ("store_unavailable", "store_full", "not_replicated")
-_BODY = ("invalid_json", "unsupported_media_type", "validation_error", "integer_too_large", "too_deeply_nested")
+_BODY = (
+    "invalid_json", "unsupported_media_type", "validation_error", "integer_too_large", "too_deeply_nested",
+    "too_many_keys",
+)  # fmt: skip
 
 
 class Accepted(BaseModel):

@@ -29,6 +29,9 @@ READ_AT_ONCE_BYTES = 16_000_000
 READING, ANSWERING, UNTIL_ANSWERED = "reading", "answering", "until_answered"
 # orjson reads deeper JSON than it writes, and what is accepted must be written for the worker.
 MAX_DEPTH = 254
+# A small object takes fifty times the memory of its JSON.
+MAX_KEYS_OF_OBJECT = 10_000
+MAX_KEYS = 200_000
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 _LONG_INTEGER = b"0" * 19
 _DIGITS_TO_ZERO = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
@@ -199,6 +202,8 @@ def parse_json(body: bytes) -> Any:
         raise Problem("invalid_json", f"The body is not valid JSON: {error.msg}, at character {error.pos}.") from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _refuse_deep_nesting(value)
+    if body.count(b":") > MAX_KEYS_OF_OBJECT:
+        _refuse_many_keys(value)
     return value
 
 
@@ -237,6 +242,25 @@ def _refuse_deep_nesting(value: Any) -> None:
         orjson.dumps(value)
     except TypeError:
         raise _too_deep() from None
+
+
+def _refuse_many_keys(value: Any) -> None:
+    total = 0
+    to_look_at = [value]
+    while to_look_at:
+        part = to_look_at.pop()
+        if isinstance(part, dict):
+            total += len(part)
+            if len(part) > MAX_KEYS_OF_OBJECT or total > MAX_KEYS:
+                detail = (
+                    f"An object may have {MAX_KEYS_OF_OBJECT} keys, and the whole body {MAX_KEYS}. "
+                    "Use lists, or several jobs."
+                )
+                raise Problem("too_many_keys", detail)
+            part = part.values()
+        elif not isinstance(part, list):
+            continue
+        to_look_at += [inner for inner in part if isinstance(inner, dict | list)]
 
 
 def _too_deep() -> Problem:

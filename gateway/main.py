@@ -16,14 +16,17 @@ from redis.asyncio import Redis
 from starlette.middleware import Middleware
 
 from gateway.auth import Gate
+from gateway.cors import Cors
 from gateway.documents import openapi_page
 from gateway.errors import install_error_handlers
 from gateway.limits import BodyLimit
 from gateway.observe import Observe
 from gateway.overload import TurnAway
+from gateway.proxies import Forwarded
 from gateway.rates import RateLimit
 from gateway.routes import install_routes
 from gateway.services import REDIS_SECONDS, make_services
+from shared.env_file import warn_where_others_may_read
 from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
 from shared.store import StoreError, connect, connect_blocking
@@ -73,12 +76,15 @@ def create_app(
         lifespan=lifespan,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # we have our own
         middleware=[
+            *([Middleware(Forwarded, trusted=settings.trusted_proxies)] if settings.trusted_proxies else []),
             Middleware(Observe, recycle_after=settings.gateway_recycle_requests),
+            *([Middleware(Cors, origins=settings.cors_origins)] if settings.cors_origins else []),
             Middleware(TurnAway),
             Middleware(
                 Gate,
                 auth_required=settings.auth_required,
                 allowed_hosts=settings.allowed_hosts,
+                docs_public=settings.docs_public,
                 keys=services.keys,
             ),
             Middleware(
@@ -157,6 +163,7 @@ def _app_of_this_process() -> FastAPI:
     try:
         settings = load_settings()
         configure_logs(settings)
+        warn_where_others_may_read()
         return create_app(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)

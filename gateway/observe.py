@@ -1,4 +1,6 @@
-"""What every request gets, whatever becomes of it: an id, a count, a time, and an answer even where our code fails."""
+"""What every request gets, whatever becomes of it: an id, a count, a time, the headers that keep browsers safe, and an
+answer even where our code fails.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import structlog
 import uuid_utils
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.answer_headers import with_security
 from gateway.errors import internal_problem
+from gateway.proxies import REQUEST_ID
 from shared.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -19,7 +23,7 @@ UNMATCHED = "unmatched"
 
 
 class Observe:
-    """The outermost layer.
+    """The outermost layer, but for what trusted proxies say (`gateway/proxies.py`).
 
     With `recycle_after` > 0 the process stops itself gracefully after so many requests, for its parent or supervisor to
     start another; up to a tenth later, so that processes that were started together do not stop together.
@@ -33,7 +37,8 @@ class Observe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        request_id = uuid_utils.uuid7().hex
+        scope.setdefault("state", {})  # one for all layers
+        request_id = scope["state"].get(REQUEST_ID) or uuid_utils.uuid7().hex
         structlog.contextvars.bind_contextvars(request_id=request_id)
         # What takes GET takes HEAD (RFC 9110, 9.3.2); the server leaves the body out, for it keeps the first scope.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
@@ -44,7 +49,7 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], id_header]
+                message["headers"] = [*with_security(inner, message["headers"]), id_header]
             await send(message)
 
         started = time.perf_counter()

@@ -7,6 +7,7 @@ line names the variable, so that a process can print it and exit with status 2.
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,8 +18,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.jobs import Name
 from shared.redis_url import check_redis_url
+from shared.secret_key import weakness
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
 class SettingsError(Exception):
@@ -60,6 +63,9 @@ class Settings(BaseSettings):
     auth_required: bool = True
     allowed_hosts: CommaList = []
     rate_limit_per_minute: int = Field(0, ge=0, le=1_000_000_000)
+    trusted_proxies: Annotated[list[Network], NoDecode, BeforeValidator(_split)] = []
+    cors_origins: CommaList = []
+    docs_public: bool = False
     max_queue_depth: int = Field(100_000, ge=0)
     max_tenant_depth: int = Field(1_000_000, ge=0)
     max_body_bytes: int = Field(10_000_000, ge=0)
@@ -129,9 +135,16 @@ class Settings(BaseSettings):
 
     @field_validator("secret_key")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 32:
-            raise ValueError("must have 32 characters or more, for example from: openssl rand -hex 32")
+    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (weak := weakness(value.get_secret_value())):
+            raise ValueError(f"it {weak}: give 32 random characters or more, for example from: openssl rand -hex 32")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_as_browsers_write_them(cls, value: list[str]) -> list[str]:
+        if any(origin != "*" and not _ORIGIN.fullmatch(origin) for origin in value):
+            raise ValueError("an origin is a scheme, a name in lower case and a port: https://app.example.com; or is *")
         return value
 
     @model_validator(mode="after")

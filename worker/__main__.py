@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from uuid_utils import uuid7
 
+from shared.env_file import warn_where_others_may_read
 from shared.jobs import rfc3339
 from shared.logs import configure_logs
 from shared.settings import Settings, SettingsError, load_settings
@@ -49,6 +50,7 @@ def main() -> int:
     try:
         settings = load_settings()
         configure_logs(settings)
+        warn_where_others_may_read()
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid7().hex[-6:]}"
         structlog.contextvars.bind_contextvars(worker=worker_id)
         url = settings.require_redis_url()

@@ -28,7 +28,7 @@ def test_json_that_takes_many_times_its_bytes_is_read_in_turn(gateway: Gateway, 
     sent = b'{"graph": "echo", "input": [%s]}' % values
     with Memory(gateway.process.pid) as memory, ThreadPoolExecutor(6) as clients:
         statuses = list(clients.map(lambda _: upload(gateway, sent), range(6)))
-    assert set(statuses) <= {202, 503}
+    assert set(statuses) <= {422 if value.startswith(b"{") else 202, 503}  # too many keys in all
     assert fetch(f"{gateway.api}/jobs", JOB)[0] == 202
     assert memory.peak - memory.before < 750
 
@@ -40,7 +40,7 @@ def test_huge_keys_and_deep_nesting_are_refused_or_kept_and_cost_little(gateway:
         for sent, status in [
             (b'{"graph": "echo", "input": {"%s": 1}}' % (b"k" * 9 * MB), 202),
             (b'{"%s": 1}' % (b"k" * 9 * MB), 422),
-            (b'{"graph": "echo", "input": {%s}}' % keys, 202),
+            (b'{"graph": "echo", "input": {%s}}' % keys, 422),
             (b'{"graph": "echo", "input": 1, %s}' % keys, 422),
             (b'{"graph": "echo", "input": %s}' % deep, 400),
         ]:

@@ -41,7 +41,10 @@ async def test_without_authentication_a_credential_is_ignored(gateway: Gateway) 
     ("host", "allowed"),
     [
         ("jobs.example.com", True), ("JOBS.Example.com:8000", True), ("a.internal.test", True), ("[::1]:8000", True),
-        ("a.b.internal.test", True), ("internal.test", False), ("evilinternal.test", False), ("example.com", False),
+        ("a.b.internal.test", True), ("jobs.example.com.", True), ("jobs.example.com.:80", True),
+        ("me@jobs.example.com", False), ("me@a.internal.test", False), ("x/a.internal.test", False),
+        ("jobs.example.com..", False), ("jobs.example.com:80:80", False), (".internal.test", False),
+        ("[::1].internal.test", False), ("internal.test", False), ("evilinternal.test", False), ("example.com", False),
         ("", False), ("jobs.example.com.evil.test", False), ("[::1", False), ("127.0.0.1", False),
     ],
 )  # fmt: skip
@@ -54,6 +57,13 @@ async def test_only_listed_host_names_are_answered(make_gateway: MakeGateway, ho
             assert answer.status_code == 200
         else:
             problem(answer, 400, "host_not_allowed")
+
+
+async def test_two_host_names_are_none(make_gateway: MakeGateway) -> None:
+    async with make_gateway(allowed_hosts=["jobs.example.com"]) as gateway:
+        for second in ("jobs.example.com", "evil.test"):
+            headers = [("host", "jobs.example.com"), ("host", second)]
+            problem(await gateway.http.get("/api/v1/graphs", headers=headers), 400, "host_not_allowed")
 
 
 async def test_without_a_list_any_host_name_is_answered(gateway: Gateway) -> None:

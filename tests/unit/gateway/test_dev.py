@@ -66,8 +66,8 @@ def test_a_secret_key_that_was_being_written_when_all_died_is_made_anew(tmp_path
 def test_a_secret_key_that_was_set_is_used_and_not_written_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SECRET_KEY", "x" * 32)
-    assert environment(tmp_path)["SECRET_KEY"] == "x" * 32
+    monkeypatch.setenv("SECRET_KEY", "a key of a developer, of 35 letters")
+    assert environment(tmp_path)["SECRET_KEY"] == "a key of a developer, of 35 letters"
     assert list(tmp_path.iterdir()) == []
 
 

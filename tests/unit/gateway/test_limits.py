@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.limits import parse_json
+from gateway.limits import MAX_KEYS, MAX_KEYS_OF_OBJECT, parse_json
 from tests.unit.gateway.conftest import LENIENT, Gateway, MakeGateway, problem
 
 BODY = b'{"graph":"echo","input":"%s"}'
@@ -179,3 +179,31 @@ def test_no_garbage_is_collected_while_json_is_read_and_again_after(monkeypatch:
     with pytest.raises(Problem):
         parse_json(b"[")
     assert gc.isenabled()
+
+
+def _object(keys: int) -> dict[str, int]:
+    return {f"k{number}": number for number in range(keys)}
+
+
+async def test_an_object_with_very_many_keys_is_refused_wherever_it_is(gateway: Gateway) -> None:
+    for wrap in (lambda one: one, lambda one: [[one]], lambda one: {"a": [{"b": one}]}):
+        fits, does_not = wrap(_object(MAX_KEYS_OF_OBJECT)), wrap(_object(MAX_KEYS_OF_OBJECT + 1))
+        assert (await gateway.post("/jobs", {"graph": "echo", "input": fits})).status_code == 202
+        problem(await gateway.post("/jobs", {"graph": "echo", "input": does_not}), 422, "too_many_keys")
+        problem(
+            await gateway.post("/jobs/batch", {"jobs": [{"graph": "echo", "input": does_not}]}), 422, "too_many_keys"
+        )
+
+
+@pytest.mark.parametrize("of_each", [1, 7, 1000])
+def test_all_keys_of_a_body_are_counted_together(of_each: int) -> None:
+    fits = [_object(of_each)] * (MAX_KEYS // of_each)
+    assert parse_json(orjson.dumps(fits)) == fits
+    with pytest.raises(Problem) as refused:
+        parse_json(orjson.dumps([*fits, _object(of_each), _object(of_each)]))
+    assert refused.value.code == "too_many_keys"
+
+
+def test_colons_of_texts_and_items_of_lists_are_no_keys() -> None:
+    value = {"text": ":" * 10 * MAX_KEYS, "lists": [[[]]] * MAX_KEYS, "numbers": [1] * MAX_KEYS}
+    assert parse_json(orjson.dumps(value)) == value

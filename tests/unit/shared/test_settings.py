@@ -58,6 +58,15 @@ def test_the_example_with_all_its_lines_in_force_changes_nothing(tmp_path: Path)
         ("DATABASE_URL", "mysql://127.0.0.1/threads"),
         ("DATABASE_URL", "sqlite://threads.db"),
         ("SECRET_KEY", "thirty-one characters are short"),
+        ("SECRET_KEY", "k" * 32),
+        ("SECRET_KEY", "0123456789abcdef" * 2),
+        ("SECRET_KEY", "please-changeme-to-something-random"),
+        ("CORS_ORIGINS", "pages.test"),
+        ("CORS_ORIGINS", "https://pages.test/"),
+        ("CORS_ORIGINS", "https://*.pages.test"),
+        ("CORS_ORIGINS", "null"),
+        ("TRUSTED_PROXIES", "10.1.2.3/8"),
+        ("TRUSTED_PROXIES", "proxy.internal"),
         ("GATEWAY_WORKERS", "0"),
         ("MAX_ATTEMPTS", "21"),
         ("LEASE_SECONDS", "0"),
@@ -111,7 +120,7 @@ def test_the_environment_goes_before_the_env_file(tmp_path: Path, monkeypatch: p
 
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SECRET_KEY", "QWEN_API_KEY", "OPENAI_API_KEY"):
-        monkeypatch.setenv(name, "planted" * 8)
+        monkeypatch.setenv(name, "planted-0123456789-abcdefghijklmno")
     monkeypatch.setenv("REDIS_URL", "redis://:planted@127.0.0.1/0")
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:planted@127.0.0.1/threads")
     settings = load_settings()
