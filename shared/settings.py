@@ -7,6 +7,7 @@ line names the variable, so that a process can print it and exit with status 2.
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,18 @@ from shared.jobs import Name
 from shared.redis_url import check_redis_url
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def check_postgresql_url(url: str) -> None:
+    """Raise `ValueError` for what libpq could not read either: its message would quote a piece, that is a password."""
+    hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    ports = [host.rpartition("]")[2].rpartition(":")[2] for host in hosts if ":" in host.rpartition("]")[2]]
+    if _STRAY_PERCENT.search(url) or not all(port == "" or port.isdecimal() for port in ports):
+        raise ValueError(
+            "it has the form postgresql://user:password@host:5432/name, where each of %:/?#[]@ in the password is "
+            "written as % and two hexadecimal digits (%25 for %)"
+        )
 
 
 class SettingsError(Exception):
@@ -122,6 +135,8 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if urlsplit(url).scheme not in {"sqlite", "postgresql", "postgres"}:
             raise ValueError("must start with sqlite:///, postgresql:// or postgres://")
+        if not url.startswith("sqlite"):
+            check_postgresql_url(url)
         if url.startswith("sqlite") and not url.startswith("sqlite:///"):
             raise ValueError("a SQLite address has three slashes and a file: sqlite:///./data/threads.db")
         return value
