@@ -1,6 +1,6 @@
 """`python -m bench` (or `make bench`): measures everything, prints the tables and keeps them in `results.md`.
 
-`python -m bench service`, `savers` or `webhooks` measures that part, and replaces its section only.
+`python -m bench service`, `savers`, `webhooks` or `auth` measures that part, and replaces its section only.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import redis
 
+from bench.auth import measure as auth
 from bench.claims import measure as claims
-from bench.processes import child, gateway, until, valkey, worker, workers_ready
+from bench.processes import child, gateway, listening, until, valkey, worker, workers_ready
 from bench.report import conditions, keep, table
 from bench.savers import measure as savers
 from bench.webhooks import measure as webhooks
@@ -59,12 +59,7 @@ def gateway_cost(url: str, folder: Path) -> tuple[float, float]:
     with gateway(url, folder / "gateway.log") as base:
         seconds = time.perf_counter() - started
         child("bench.load", "submit", base, 1000, 32)
-        pid = next(
-            connection.pid
-            for connection in psutil.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == urlsplit(base).port
-        )
-        return seconds, psutil.Process(pid).memory_info().rss / 1e6
+        return seconds, psutil.Process(listening(base)).memory_info().rss / 1e6
 
 
 def run(repeats: int, jobs: int) -> list[Row]:
@@ -127,7 +122,7 @@ def service(repeats: int, jobs: int) -> None:
     keep("Service", f"{conditions(repeats)} {servers}\n\n{table(('what', 'figure', 'ratio'), rows)}")
 
 
-PARTS = {"service": (service, 2000), "savers": (savers, 300), "webhooks": (webhooks, 2000)}
+PARTS = {"service": (service, 2000), "savers": (savers, 300), "webhooks": (webhooks, 2000), "auth": (auth, 1000)}
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)

