@@ -1,7 +1,8 @@
 """`python -m bench` (or `make bench`): measures everything, prints the tables and keeps them in `results.md`.
 
-`python -m bench service`, `savers`, `webhooks` or `protocol` measures that part, and replaces its section only. `python
--m bench soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something grew.
+`python -m bench service`, `savers`, `webhooks`, `protocol` or `auth` measures that part, and replaces its section only.
+`python -m bench soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something
+grew.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import psutil
 import redis
 
+from bench.auth import measure as auth
 from bench.claims import measure as claims
 from bench.footprint import listener_pid
 from bench.processes import child, gateway, until, valkey, worker, workers_ready
@@ -132,6 +134,7 @@ PARTS = {
     "savers": (savers, 300),
     "webhooks": (webhooks, 2000),
     "protocol": (protocol, 2000),
+    "auth": (auth, 1000),
 }
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ def gateway(url: str, log: Path, **environment: str) -> Iterator[str]:
     port = free_port()
     base = f"http://127.0.0.1:{port}/api/v1"
     with process(
-        "-m", "gateway", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING", AUTH_REQUIRED="false",
-        HOST="127.0.0.1", PORT=str(port), DATA_DIR=str(log.parent), **environment,
+        "-m", "gateway", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING",
+        HOST="127.0.0.1", PORT=str(port), DATA_DIR=str(log.parent), **{"AUTH_REQUIRED": "false", **environment},
     ):  # fmt: skip
         until(lambda: answers(f"{base}/health/ready"), 20, "the gateway is not ready")
         yield base

@@ -104,7 +104,7 @@ class Child:
         # Not asyncio's way: this one starts from the main thread, whose end is what the orphan signal goes by.
         with contextlib.ExitStack() as stack:
             output = None if self._log_file is None else stack.enter_context(self._log_file.open("ab"))
-            return subprocess.Popen(  # noqa: S603
+            return subprocess.Popen(  # noqa: S603 - our own modules
                 self.command,
                 cwd=self._folder,
                 env=self._environment,

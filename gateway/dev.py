@@ -104,7 +104,7 @@ def end_orphans(children: Mapping[str, int]) -> None:
     """Kill the gateway and the worker that a killed `--dev` has noted and left behind."""
     for module, pid in children.items():
         question = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-        command = subprocess.run(question, capture_output=True, text=True, check=False).stdout  # noqa: S603
+        command = subprocess.run(question, capture_output=True, text=True, check=False).stdout  # noqa: S603 - asks `ps` only
         if command.strip().endswith(f"-m {module}"):  # else its process id has gone to a stranger
             os.kill(pid, signal.SIGKILL)
 
@@ -244,7 +244,7 @@ class _Dev:
         self.lock.note(pid=os.getpid(), children=self.process_ids)
 
     async def _valkey_answers(self) -> None:
-        assert self.valkey is not None  # noqa: S101
+        assert self.valkey is not None  # noqa: S101 - the order of the start
         while not self.valkey.answers() and not self.stop_asked.is_set():
             if self.children[VALKEY].failures:
                 raise SettingsError(f"The embedded Valkey does not start: {self.valkey.last_words()}")

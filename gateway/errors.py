@@ -242,10 +242,10 @@ def _field_error(error: Mapping[str, Any]) -> dict[str, str]:
 
 def _allowed_methods(request: Request) -> str:
     """All methods that this path takes: the framework names those of the first route only."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
+    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    # What `/jobs/retry` takes is not what `/jobs/{job_id}` does.
+    exact = [route for route in matching if route.path == request.scope["path"]]
+    methods: set[str] = set().union(*(route.methods or () for route in exact or matching))
     if "GET" in methods:
         methods.add("HEAD")
     return ", ".join(sorted(methods))

@@ -41,7 +41,7 @@ class LockFile:
     def note(self, **facts: Any) -> None:
         """Replace what the file says about its holder."""
         content = json.dumps(facts).encode()
-        assert self.fd is not None, "only the holder of the lock writes into its file"  # noqa: S101
+        assert self.fd is not None, "only the holder of the lock writes into its file"  # noqa: S101 - as it says
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, content, 0)
 

@@ -32,7 +32,7 @@ class Observe:
     def __init__(self, app: ASGIApp, recycle_after: int = 0) -> None:
         self.app = app
         self.answered = 0
-        self.recycle_at = recycle_after + random.randint(0, recycle_after // 10)  # noqa: S311
+        self.recycle_at = recycle_after + random.randint(0, recycle_after // 10)  # noqa: S311 - spreads load
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -8,14 +8,18 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 YEAR_SECONDS = 366 * 24 * 3600
 MAX_METADATA_BYTES = 16_384
 MAX_FIELDS = 1000
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+_DIGIT = "[A-Za-z0-9+/]"
+# What `shared.signing.check_secret` takes, for the OpenAPI page: base64 of 24 to 64 bytes.
+SECRET_PATTERN = f"^whsec_(({_DIGIT}{{4}}){{8,21}}({_DIGIT}{{2}}==)?|({_DIGIT}{{4}}){{8,20}}{_DIGIT}{{3}}=)$"
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled", "job.interrupted"]
 StreamMode = Literal["updates", "values", "messages", "custom"]
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -41,6 +45,13 @@ def _printable(value: str) -> str:
     return value
 
 
+def _written_out(value: Any) -> Any:
+    # A number would be taken for the seconds since 1970, in a text too.
+    if isinstance(value, datetime) or (isinstance(value, str) and _DATE.match(value)):
+        return value
+    raise ValueError("must be a time as RFC 3339 has them, such as 2026-01-31T12:00:00Z")
+
+
 def _metadata_fits(value: dict[str, Any] | None) -> dict[str, Any] | None:
     if value is not None and len(orjson.dumps(value)) > MAX_METADATA_BYTES:
         raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes of JSON")
@@ -48,6 +59,8 @@ def _metadata_fits(value: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+Flag = Annotated[bool, Field(strict=True)]  # else "no" and 0 were false
 ErrorCode = Annotated[str, Field(min_length=1, max_length=64)]
 ThreadId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 
@@ -70,7 +83,7 @@ class WebhookRequest(StrictRequest):
 
     url: Annotated[str, Field(max_length=2048, examples=["https://example.com/hooks/jobs"])]
     events: Annotated[list[WebhookEvent], Field(min_length=1)] | None = None
-    secret: Annotated[str, Field(max_length=128)] | None = None
+    secret: Annotated[str, Field(max_length=128, json_schema_extra={"pattern": SECRET_PATTERN})] | None = None
 
 
 class Limits(StrictRequest):
@@ -88,8 +101,16 @@ class RunConfig(StrictRequest):
     recursion_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
+_TWO_TIMES: dict[str, Any] = {
+    "required": ["delay_seconds", "run_at"],
+    "properties": {"delay_seconds": {"type": "number"}, "run_at": {"type": "string"}},
+}
+
+
 class JobRequest(StrictRequest):
     """One job as a client asks for it. Unknown fields are refused."""
+
+    model_config = ConfigDict(json_schema_extra={"not": _TWO_TIMES})
 
     graph: Annotated[Name, Field(description="Id of a graph from `GET /graphs`.", examples=["customer_service"])]
     input: Annotated[Any, Field(description="The graph's input; checked against the schema in `GET /graphs/{id}`.")]
@@ -107,7 +128,7 @@ class JobRequest(StrictRequest):
     queue: Name = "default"
     priority: Annotated[int, Field(ge=0, le=9, description="A head start of a minute a step.")] = 0
     delay_seconds: Annotated[float, Field(ge=0, le=YEAR_SECONDS)] | None = None
-    run_at: AwareDatetime | None = None
+    run_at: Time | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
     limits: Limits | None = None
     stream: Annotated[list[StreamMode] | None, Field(description="Which events to keep; `updates` by default.")] = None
@@ -134,13 +155,13 @@ class RetryManyRequest(RetryRequest):
         list[ErrorCode] | None,
         Field(min_length=1, max_length=50, description="`error.code` of the records.", examples=[["provider_error"]]),
     ] = None
-    created_after: Annotated[AwareDatetime | None, Field(description="RFC 3339; exclusive.")] = None
-    created_before: Annotated[AwareDatetime | None, Field(description="RFC 3339; exclusive.")] = None
+    created_after: Annotated[Time | None, Field(description="RFC 3339; exclusive.")] = None
+    created_before: Annotated[Time | None, Field(description="RFC 3339; exclusive.")] = None
     limit: Annotated[int, Field(ge=1, le=1000, description="How many jobs this call takes at most.")] = 100
     cursor: Annotated[
         str | None, Field(max_length=200, description="The `next_cursor` of the call before, with the same filter.")
     ] = None
-    dry_run: Annotated[bool, Field(description="Only say which jobs match.")] = False
+    dry_run: Annotated[Flag, Field(description="Only say which jobs match.")] = False
 
 
 class ResumeRequest(StrictRequest):

@@ -14,12 +14,17 @@ from typing import Any
 
 import structlog
 
+from shared.secrets import hide, masked
 from shared.settings import Settings, SettingsError
 
 
 def _drop_color_message(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     event.pop("color_message", None)
     return event
+
+
+def _mask_secrets(_: Any, __: str, line: Any) -> str:
+    return masked(line)
 
 
 _SHARED_PROCESSORS: list[structlog.typing.Processor] = [
@@ -38,6 +43,7 @@ def configure_logs(settings: Settings) -> None:
     That place is standard error, or `LOG_FILE`, which is opened anew when logrotate has moved it. Raises
     `SettingsError` where that file cannot be written.
     """
+    hide(settings)
     handler: logging.Handler
     if settings.log_file is None:
         handler = logging.StreamHandler(sys.stderr)
@@ -57,7 +63,7 @@ def configure_logs(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED_PROCESSORS,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer, _mask_secrets],
         )
     )
     root = logging.getLogger()

@@ -22,6 +22,18 @@ from shared.secret_key import weakness
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def check_postgresql_url(url: str) -> None:
+    """Raise `ValueError` for what libpq could not read either: its message would quote a piece, that is a password."""
+    hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    ports = [host.rpartition("]")[2].rpartition(":")[2] for host in hosts if ":" in host.rpartition("]")[2]]
+    if _STRAY_PERCENT.search(url) or not all(port == "" or port.isdecimal() for port in ports):
+        raise ValueError(
+            "it has the form postgresql://user:password@host:5432/name, where each of %:/?#[]@ in the password is "
+            "written as % and two hexadecimal digits (%25 for %)"
+        )
 
 
 class SettingsError(Exception):
@@ -129,6 +141,8 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if urlsplit(url).scheme not in {"sqlite", "postgresql", "postgres"}:
             raise ValueError("must start with sqlite:///, postgresql:// or postgres://")
+        if not url.startswith("sqlite"):
+            check_postgresql_url(url)
         if url.startswith("sqlite") and not url.startswith("sqlite:///"):
             raise ValueError("a SQLite address has three slashes and a file: sqlite:///./data/threads.db")
         return value

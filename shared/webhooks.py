@@ -5,16 +5,23 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
-from shared.jobs import StrictRequest, WebhookEvent
+from shared.jobs import SECRET_PATTERN, Flag, StrictRequest, Time, WebhookEvent
 
 EndpointId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of one registered endpoint.")]
 DeliveryType = Literal["job.succeeded", "job.failed", "job.cancelled", "job.interrupted", "webhook.ping"]
 DeliveryStatus = Literal["pending", "delivered", "failed", "held"]
 Url = Annotated[str, Field(max_length=2048, examples=["https://example.com/hooks/jobs"])]
 Events = Annotated[list[WebhookEvent], Field(min_length=1, max_length=4)]
-Secret = Annotated[str, Field(max_length=128, description="`whsec_…`; made for you where it is left out.")]
+Secret = Annotated[
+    str,
+    Field(
+        max_length=128,
+        description="`whsec_…`; made for you where it is left out.",
+        json_schema_extra={"pattern": SECRET_PATTERN},
+    ),
+]
 Description = Annotated[str, Field(max_length=500)]
 
 
@@ -59,14 +66,14 @@ class RedeliverRequest(StrictRequest):
     status: Annotated[list[DeliveryStatus], Field(min_length=1, max_length=4)] = ["failed", "held"]
     type: Annotated[list[DeliveryType] | None, Field(min_length=1, max_length=5)] = None
     since: Annotated[
-        AwareDatetime | None, Field(description="RFC 3339, inclusive: about `changed_at`, so also when it failed.")
+        Time | None, Field(description="RFC 3339, inclusive: about `changed_at`, so also when it failed.")
     ] = None
-    until: Annotated[AwareDatetime | None, Field(description="RFC 3339, exclusive.")] = None
+    until: Annotated[Time | None, Field(description="RFC 3339, exclusive.")] = None
     limit: Annotated[int, Field(ge=1, le=1000, description="How many deliveries this call takes at most.")] = 100
     cursor: Annotated[
         str | None, Field(max_length=300, description="The `next_cursor` of the call before, with the same filter.")
     ] = None
-    dry_run: Annotated[bool, Field(description="Only say which deliveries match.")] = False
+    dry_run: Annotated[Flag, Field(description="Only say which deliveries match.")] = False
 
 
 class Disabled(BaseModel):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shared.settings import Settings
-from tests.servers import PostgreSQL, Processes, Valkey
+from tests.servers import GIVEN, PostgreSQL, Processes, Valkey
+
+API_KEY = re.compile(r"mas_[0-9a-z]{12}_[0-9A-Za-z]{38}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +21,16 @@ def _no_settings_of_this_machine() -> Iterator[None]:
         for name in Settings.model_fields:
             patch.delenv(name.upper(), raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_credential_in_any_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """At the end of the run: no log has a credential in it that its process, or another, was given; nor an API key."""
+    yield
+    for log in tmp_path_factory.getbasetemp().rglob("*.log"):
+        text = log.read_text(errors="replace")
+        assert not [secret for secret in GIVEN if secret in text], f"{log} has a credential in it"
+        assert not API_KEY.search(text), f"{log} has an API key in it"
 
 
 @pytest.fixture(scope="session")

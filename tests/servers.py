@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
@@ -31,6 +31,8 @@ SECRET_KEY = "a key for tests only, of forty characters"
 Answer = TypeVar("Answer")
 _PORTS = SystemRandom()  # not from a seed: test processes run side by side
 _SERVER_PORTS = (10_000, 32_768)  # below those that outgoing connections get, on Linux and macOS
+# The credentials that processes were given in this run: tests/conftest.py looks for them in all logs.
+GIVEN: set[str] = set()
 
 
 def wait_until(condition: Callable[[], Answer], within: float = 10.0, *, what: str = "") -> Answer:
@@ -157,6 +159,7 @@ class Processes:
         `prepare` is called in the new process before the program: to set limits.
         """
         environment = {**_BARE_ENVIRONMENT, **environment}
+        GIVEN.update(_credentials(environment))
         self.started.append(Process(name, command, self.folder, environment, prepare=prepare))
         return self.started[-1]
 
@@ -193,6 +196,18 @@ class Processes:
         for process in reversed(self.started):
             if process.status is None:
                 process.kill()
+
+
+def _credentials(environment: Mapping[str, str]) -> Iterator[str]:
+    """The keys among these settings, and the passwords of URLs: those that do not stand in other words by chance."""
+    for name, value in environment.items():
+        found = ""
+        if name.endswith("_KEY"):
+            found = value
+        elif name.endswith("_URL") and "@" in value:
+            found = value.partition("://")[2].rpartition("@")[0].partition(":")[2]
+        if len(found) >= 8:
+            yield found
 
 
 class Gateway:

@@ -19,6 +19,7 @@ from arq import Retry
 from langchain_core.exceptions import ModelError
 
 from shared.jobs import JobError
+from shared.secrets import masked
 from worker.encoding import readable
 
 RETRYABLE_STATUS = {408, 409, 425, 429}
@@ -54,7 +55,7 @@ def describe_failure(error: BaseException) -> Failure:
         JobError(
             type=type(error).__name__,
             code=_code(error),
-            message=(readable(error) or type(error).__name__)[:MESSAGE_LIMIT],
+            message=(masked(readable(error)) or type(error).__name__)[:MESSAGE_LIMIT],
             node=_node(error),
             retryable=is_retryable(error),
         ),

@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Query
-from pydantic import AwareDatetime, BeforeValidator
+from pydantic import BeforeValidator
 
 from gateway.routes.selection import SEVERAL, invalid_cursor, split
 from gateway.services import Services
+from shared.jobs import Time
 from shared.store import BadCursor, DeliveryFilter
 from shared.webhooks import DeliveryStatus, DeliveryType
 
@@ -37,9 +38,9 @@ async def _page(
     status: Statuses = None,
     type: Types = None,
     since: Annotated[
-        AwareDatetime | None, Query(description="RFC 3339, inclusive: about `changed_at`, so also when it failed.")
+        Time | None, Query(description="RFC 3339, inclusive: about `changed_at`, so also when it failed.")
     ] = None,
-    until: Annotated[AwareDatetime | None, Query(description="RFC 3339, exclusive.")] = None,
+    until: Annotated[Time | None, Query(description="RFC 3339, exclusive.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=300, description="The `next_cursor` of the page before.")] = None,
 ) -> PageOfDeliveries:

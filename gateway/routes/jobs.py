@@ -7,7 +7,6 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import AwareDatetime
 
 from gateway.auth import Caller, Reader, Writer
 from gateway.documents import Accepted, JobList, answers
@@ -18,7 +17,7 @@ from gateway.notices import ENDED
 from gateway.routes.answer import JobId, accepted, json_answer
 from gateway.routes.selection import ErrorCodes, GraphIds, Statuses, job_filter, page_of_jobs
 from gateway.services import CurrentServices, Services
-from shared.jobs import JobRecord, ThreadId
+from shared.jobs import JobRecord, ThreadId, Time
 from shared.metrics import JOBS_ENDED
 from shared.records import API, job_document
 from shared.store import StoredJob, StoreUnavailable
@@ -78,8 +77,8 @@ async def get_jobs(
     graph: GraphIds = None,
     thread_id: Annotated[ThreadId | None, Query()] = None,
     error_code: ErrorCodes = None,
-    created_after: Annotated[AwareDatetime | None, Query(description="RFC 3339; exclusive.")] = None,
-    created_before: Annotated[AwareDatetime | None, Query(description="RFC 3339; exclusive.")] = None,
+    created_after: Annotated[Time | None, Query(description="RFC 3339; exclusive.")] = None,
+    created_before: Annotated[Time | None, Query(description="RFC 3339; exclusive.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200, description="The `next_cursor` of the page before.")] = None,
 ) -> Response:

@@ -15,6 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.types import ERROR, RESUME
 from langgraph.types import Command
 
+from shared.secrets import masked
 from shared.store import Claimed
 from worker.graphs.loading import AnyGraph
 
@@ -28,7 +29,15 @@ async def answer_to_give(job: Claimed, graph: AnyGraph, config: RunnableConfig) 
 
 
 def writes_to_store(writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
-    """A task's writes, without the answers it has heard where it failed."""
+    """A task's writes; where it failed, without the answers it has heard, and without the credentials it quotes."""
     if any(channel == ERROR for channel, _ in writes):
-        return [write for write in writes if write[0] != RESUME]
+        return [
+            (channel, _unsaid(value) if channel == ERROR else value) for channel, value in writes if channel != RESUME
+        ]
     return writes
+
+
+def _unsaid(error: Any) -> Any:
+    said = repr(error)  # as LangGraph stores it
+    hidden = masked(said)
+    return error if hidden == said else hidden

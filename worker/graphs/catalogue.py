@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import structlog
 
+from shared.secrets import masked
 from shared.store import Registry
 from worker.graphs.loading import LoadedGraph, LoadFailure
 from worker.graphs.messages import publish_message_fields
@@ -36,7 +37,9 @@ class Catalogue:
 
     async def publish(self, registry: Registry) -> None:
         """Tell the gateways. The catalogue outlives this worker."""
-        errors = {failure.id: {"type": failure.type, "message": failure.message} for failure in self.failures.values()}
+        errors = {
+            failure.id: {"type": failure.type, "message": masked(failure.message)} for failure in self.failures.values()
+        }
         await registry.publish(self.entries, errors)
 
 

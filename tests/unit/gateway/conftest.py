@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from redis.asyncio import Redis
 from gateway.main import create_app
 from gateway.notices import Waiters
 from gateway.services import Services
+from shared.api_keys import SCOPES, Scope, new_key
 from shared.settings import Settings
 from shared.store import Claimed, ClaimedDelivery, DeliveryLog, DeliveryStore, EndpointStore, JobStore, Registry
 from shared.webhooks import DeliveryAttempt
@@ -171,6 +173,25 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return document
 
 
+async def key_for(
+    gateway: Gateway, tenant: str = "acme", scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
+) -> str:
+    """A key that the gateway knows."""
+    now = int(time.time() * 1000)
+    expires = None if seconds is None else now + int(seconds * 1000)
+    text, kept = new_key(tenant, "test", scopes, now_ms=now, expires_at_ms=expires)
+    await gateway.services.keys.store.save(kept)
+    await gateway.services.keys._load()  # it would look in half a second
+    return text
+
+
+async def ask(gateway: Gateway, key: str, method: str = "GET", path: str = "/jobs", **more: Any) -> httpx.Response:
+    """What a request with this key is answered, under /api/v1, or at /metrics."""
+    url = path if path == "/metrics" else f"/api/v1{path}"
+    headers = {**more.pop("headers", {}), "authorization": f"Bearer {key}"}
+    return await gateway.http.request(method, url, headers=headers, **more)
+
+
 @pytest.fixture
 def fake_server() -> fakeredis.FakeServer:
     return fakes.fake_server()
@@ -209,3 +230,11 @@ async def gateway(make_gateway: MakeGateway) -> AsyncIterator[Gateway]:
     async with make_gateway() as made:
         await made.registry.publish({"echo": LENIENT, "strict": STRICT}, {"broken": BROKEN})
         yield made
+
+
+@pytest.fixture
+async def locked(make_gateway: MakeGateway) -> AsyncIterator[Gateway]:
+    """A gateway that lets in who has a key."""
+    async with make_gateway(auth_required=True) as gateway:
+        await gateway.registry.publish({"echo": LENIENT}, {})
+        yield gateway

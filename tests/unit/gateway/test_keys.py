@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import fakeredis
-import httpx
 import pytest
 
 from gateway.auth import OPEN_PATHS, scope_of
@@ -17,34 +15,9 @@ from gateway.keyring import LOOK_SECONDS
 from shared.api_keys import SCOPES, Scope, new_key
 from shared.store import KeyStore
 from tests.conditions import until
-from tests.unit.gateway.conftest import LENIENT, Gateway, MakeGateway, problem
+from tests.unit.gateway.conftest import Gateway, MakeGateway, ask, key_for, problem
 
 ONE = {"graph": "echo", "input": 1}
-
-
-@pytest.fixture
-async def locked(make_gateway: MakeGateway) -> AsyncIterator[Gateway]:
-    """A gateway that lets in who has a key."""
-    async with make_gateway(auth_required=True) as gateway:
-        await gateway.registry.publish({"echo": LENIENT}, {})
-        yield gateway
-
-
-async def key_for(
-    gateway: Gateway, tenant: str = "acme", scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
-) -> str:
-    """A key that the gateway knows."""
-    now = int(time.time() * 1000)
-    expires = None if seconds is None else now + int(seconds * 1000)
-    text, kept = new_key(tenant, "test", scopes, now_ms=now, expires_at_ms=expires)
-    await gateway.services.keys.store.save(kept)
-    await until(lambda: kept.id in gateway.services.keys._keys, 5)
-    return text
-
-
-async def ask(gateway: Gateway, key: str, method: str = "GET", path: str = "/jobs", **more: object) -> httpx.Response:
-    headers = {"authorization": f"Bearer {key}"}
-    return await gateway.http.request(method, f"/api/v1{path}", headers=headers, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

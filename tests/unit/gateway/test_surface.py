@@ -98,6 +98,8 @@ async def test_allow_names_every_method_of_the_address(gateway: Gateway) -> None
     assert (await gateway.http.put(f"{NO_JOB}/cancel")).headers["allow"] == "POST"
     assert (await gateway.http.put(NO_ENDPOINT)).headers["allow"] == "DELETE, GET, HEAD, PATCH"
     assert (await gateway.http.put("/api/v1/webhooks")).headers["allow"] == "GET, HEAD, POST"
+    assert (await gateway.http.put("/api/v1/jobs/retry")).headers["allow"] == "POST", "and not those of a job"
+    assert (await gateway.http.put("/api/v1/webhooks/addresses")).headers["allow"] == "GET, HEAD"
 
 
 def test_the_api_guide_lists_exactly_the_codes_there_are_with_their_statuses() -> None:

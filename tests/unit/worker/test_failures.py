@@ -23,10 +23,14 @@ from arq import Retry
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.exceptions import ModelAuthenticationError, ModelError, ModelRateLimitError, ModelTimeoutError
+from langgraph.checkpoint.serde.types import ERROR
 from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
+from shared import secrets
+from shared.settings import load_settings
+from worker.checkpoints.answers import writes_to_store
 from worker.failures import LONGEST_BACKOFF_SECONDS, backoff_seconds, describe_failure, is_retryable
 
 REQUEST = httpx.Request("POST", "https://models.example/v1/chat/completions")
@@ -241,3 +245,17 @@ def test_the_message_is_text_that_a_record_can_hold(error: BaseException, messag
     described = describe_failure(error).error
     assert (described.type, described.message) == (type(error).__name__, message)
     assert described.model_dump_json()
+
+
+def test_an_error_quotes_no_credential_in_the_record_nor_in_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_pattern", secrets._pattern)
+    secrets.hide(load_settings(openai_api_key="sk-of-the-provider"))
+    error = ValueError("Incorrect API key provided: sk-of-the-provider.")
+    assert describe_failure(error).error.message == "Incorrect API key provided: [secret]."
+    harmless = KeyError("x")
+    writes = writes_to_store([(ERROR, error), (ERROR, harmless), ("value", "sk-of-the-provider")])
+    assert writes == [
+        (ERROR, "ValueError('Incorrect API key provided: [secret].')"),
+        (ERROR, harmless),
+        ("value", "sk-of-the-provider"),
+    ]
