@@ -173,7 +173,13 @@ def _paths(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [*NASTY, *REFUSED[1:], "0" * 32 + "\n", "0" * 31, "A" * 32, "default:" + "0" * 32])
-async def test_no_name_in_a_path_is_looked_for_unless_it_can_be_one(gateway: Gateway, name: str) -> None:
+async def test_no_name_in_a_path_is_looked_for_unless_it_can_be_one(
+    gateway: Gateway, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def looked_for(*_: Any, **__: Any) -> None:
+        raise AssertionError("it cannot be an id")
+
+    monkeypatch.setattr(type(gateway.jobs), "get", looked_for)
     for path in _paths(name):
         answer = await gateway.http.get(f"http://gateway.test/api/v1{path}")
         assert answer.status_code == 404, (path, answer.text)

@@ -82,13 +82,16 @@ class Shared:
 
 
 @dataclass(frozen=True)
+@dataclass(frozen=True)
 class Operators:
     """About all tenants, for a key with the scope `ops`; and nothing of it tells what belongs to whom."""
+
+    body: dict[str, Any] | None = None
 
     async def hold(self, gateway: Gateway, method: str, path: str, owner: Estate, other: Estate) -> None:
         plain = await key_for(gateway, other.tenant, ["jobs:read", "jobs:write"])
         for key, status in ((plain, 403), (other.key, 200)):
-            answer = await ask(gateway, key, method, path)
+            answer = await ask(gateway, key, method, path.format(tenant=other.tenant), json=self.body)
             assert answer.status_code == status
             assert owner.named_in(answer.text) == []
 
@@ -184,6 +187,9 @@ CASES: dict[str, Case] = {
     "GET /health/ready": Shared(),
     "GET /workers": Operators(),
     "GET /metrics": Operators(),
+    "GET /tenants": Operators(),
+    "GET /tenants/{tenant}/limits": Operators(),
+    "PUT /tenants/{tenant}/limits": Operators({"max_running": 5}),
 }  # fmt: skip
 
 
