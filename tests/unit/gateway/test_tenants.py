@@ -82,7 +82,6 @@ class Shared:
 
 
 @dataclass(frozen=True)
-@dataclass(frozen=True)
 class Operators:
     """About all tenants, for a key with the scope `ops`; and nothing of it tells what belongs to whom."""
 
