@@ -1,11 +1,12 @@
 """Outputs that are large: of all that are read at once, a process holds no more than of bodies that come in.
 
-What has been handed to the connection no longer counts here: answers that nobody reads are bounded together, in
-`gateway/connections.py`.
+An answer counts until its client has read it, but for no more than two seconds: those who read slowly must not keep
+others waiting, and what nobody reads is bounded in `gateway/connections.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -17,6 +18,7 @@ from gateway.limits import ANSWERING, UNTIL_ANSWERED
 from gateway.overload import ByteBudget
 
 SMALL_OUTPUT_BYTES = 65_536
+READ_SECONDS = 2.0
 
 
 async def room_to_read(request: Request, size: int) -> AsyncExitStack:
@@ -34,7 +36,7 @@ async def room_to_read(request: Request, size: int) -> AsyncExitStack:
 
 
 class LargeAnswer(Response):
-    """A JSON answer that gives its room back once it is handed to the connection."""
+    """A JSON answer that gives its room back once it is read, or could have been."""
 
     media_type = "application/json"
 
@@ -44,6 +46,11 @@ class LargeAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        body, self.body = self.body, b""
-        await self._held.aclose()
-        await send({"type": "http.response.body", "body": body})
+        sending = asyncio.ensure_future(send({"type": "http.response.body", "body": self.body}))
+        self.body = b""
+        try:
+            await asyncio.wait([sending], timeout=READ_SECONDS)
+            await self._held.aclose()
+            await sending
+        finally:
+            sending.cancel()

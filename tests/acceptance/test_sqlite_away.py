@@ -28,8 +28,9 @@ def test_while_the_sqlite_file_cannot_be_opened_jobs_of_threads_wait_without_a_t
         thread.submit()
     others = [service.client.run("two_nodes", {"messages": ["hi"]}) for _ in range(10)]
     assert {job["status"] for job in others} == {"succeeded"}
-    wait_until(lambda: threads_part(service).get("status") == "down", 15, what="health says so")
-    assert "2 of 2 workers cannot reach the threads' database (" in threads_part(service)["detail"]
+    both = "2 of 2 workers cannot reach the threads' database ("
+    wait_until(lambda: both in threads_part(service).get("detail", ""), 15, what="health says so")
+    assert threads_part(service)["status"] == "down"
     waiting = [service.client.job(job_id)["status"] for thread in threads for job_id in thread.traces]
     assert set(waiting) <= {"queued", "running"}
     folder.unlink()  # and now it is: a worker makes the folder
