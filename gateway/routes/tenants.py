@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from gateway.auth import Operator
 from gateway.documents import answers
@@ -19,7 +19,14 @@ from shared.store.keys import TENANT_PATTERN
 
 router = APIRouter(prefix=f"{API}/tenants", tags=["operations"], route_class=JSONRoute)
 Tenant = Annotated[str, Path(pattern=TENANT_PATTERN, description="A tenant's name, as its API keys have it.")]
-Limit = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
+
+
+def _whole(value: Any) -> Any:
+    """5.0 is 5: to JSON schema both are integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Limit = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True), BeforeValidator(_whole)]
 _EXAMPLES = {
     "small": {
         "summary": "Five jobs at once, and a request a second",

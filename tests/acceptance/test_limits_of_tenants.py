@@ -53,6 +53,7 @@ def test_one_keys_limit_is_not_anothers_and_an_operator_raises_that_of_a_tenant(
         answer = client.get("/jobs")
         assert answer.json()["code"] == "rate_limited"
         assert answer.headers["ratelimit"] == f'"minute";r=0;t={answer.headers["retry-after"]}'
+    wait_until(lambda: operator.get("/tenants").status_code == 200, 5, what="the operator's key is known")
     raised = operator.put("/tenants/acme/limits", json={"requests_per_minute": 10})
     assert raised.status_code == 200
     for client in (one, two):

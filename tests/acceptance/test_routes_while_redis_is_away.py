@@ -30,6 +30,7 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/webhooks/{endpoint_id}/rotate": {},
     "POST /api/v1/webhooks/addresses/enable": {"url": "http://127.0.0.1:1/hook"},
     "POST /api/v1/deliveries/redeliver": {},
+    "PUT /api/v1/tenants/{tenant}/limits": {"max_running": 5},
 }
 WITHOUT_REDIS = {"GET /api/v1/health/live", "GET /metrics"}
 OF_HEALTH = {"GET /api/v1/health"}  # a 503 too, with a document of its own
@@ -62,6 +63,7 @@ class Caller:
         job_id = client.run("echo", {"value": 1})["id"]
         endpoint = client.http.post("/webhooks", json={"url": "http://127.0.0.1:1/endpoint"}).json()["id"]
         names = {"job_id": job_id, "endpoint_id": endpoint, "delivery_id": f"{job_id}_1_succeeded", "graph_id": "echo"}
+        names["tenant"] = "acme"
         self.names = names
         self.operations: list[str] = []
         for path, methods in self.http.get(f"{self.root}/openapi.json").json()["paths"].items():

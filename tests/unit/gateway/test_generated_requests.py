@@ -93,6 +93,7 @@ def _real(estate: Estate, name: str, value: Any) -> Any:
         "delivery_id": [*estate.deliveries.values()],
         "endpoint_id": estate.endpoints,
         "graph_id": ["strict"],
+        "tenant": ["gamma", "delta"],  # whose limits change nothing for who asks
     }
     number = zlib.crc32(repr(value).encode())
     return value if number % 3 == 0 else known[name][number % len(known[name])]

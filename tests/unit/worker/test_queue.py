@@ -19,6 +19,7 @@ from shared.settings import Settings, load_settings
 from shared.store import Claim, Claimed, StoreUnavailable
 from shared.store.job_values import Ended
 from tests.conditions import until
+from tests.servers import SECRET_KEY
 from worker import queue as queue_module
 from worker.lease import EndReason, Lease
 from worker.queue import JobWorker
@@ -275,7 +276,7 @@ async def test_an_attempt_that_a_fail_over_gives_again_while_it_runs_is_not_star
 
 
 async def test_a_worker_without_graphs_claims_nothing_and_stops_at_once(make: Callable[..., Parts]) -> None:
-    parts = make(worker_roles=["webhooks"], secret_key="x" * 32)
+    parts = make(worker_roles=["webhooks"], secret_key=SECRET_KEY)
     parts.store.put(job(1))
     parts.start()
     await asyncio.sleep(0.02)
