@@ -27,7 +27,7 @@ run: $(SYNCED) ## Start all of it on this machine (embedded Valkey, worker, gate
 	@$(RUN) gateway --dev
 
 test: $(SYNCED) ## Run the tests; reports/ gets the HTML and JUnit reports
-	@$(RUN) pytest tests --ignore=tests/chaos --ignore=tests/deploy --numprocesses=2 --dist=loadfile \
+	@$(RUN) pytest tests --ignore=tests/chaos --ignore=tests/deploy --numprocesses=3 --dist=loadfile \
 	  --html=reports/test_report.html --self-contained-html --junitxml=reports/junit.xml
 
 lint: $(SYNCED) ## Check style, formatting and which part may import which
