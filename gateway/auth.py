@@ -98,11 +98,6 @@ class Gate:
         raise _unauthorized("This is no valid API key: it is unknown, was revoked, or has expired.")
 
 
-async def _caller(request: Request) -> Caller:
-    found: Caller = request.scope["state"]["caller"]
-    return found
-
-
 def needs(scope: KeyScope) -> Callable[[Request], Awaitable[Caller]]:
     """A dependency that gives the caller, where his key has this scope. `scope` is its attribute."""
 
