@@ -181,7 +181,7 @@ async def key_for(
     expires = None if seconds is None else now + int(seconds * 1000)
     text, kept = new_key(tenant, "test", scopes, now_ms=now, expires_at_ms=expires)
     await gateway.services.keys.store.save(kept)
-    await gateway.services.keys._load()  # it would look in half a second
+    await gateway.services.keys.load()  # it would look in half a second
     return text
 
 

@@ -10,8 +10,8 @@ import fakeredis
 import pytest
 
 from gateway.auth import OPEN_PATHS, scope_of
+from gateway.copies import LOOK_SECONDS
 from gateway.failures import MOST
-from gateway.keyring import LOOK_SECONDS
 from shared.api_keys import SCOPES, Scope, new_key
 from shared.store import KeyStore
 from tests.conditions import until
