@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import sysconfig
 import threading
 import time
-from contextvars import Context, copy_context
+from contextvars import Context
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -46,7 +47,6 @@ class LoopWatch:
     """Asks the loop for a sign of life, again and again, and shows its lag. Made in its thread, used in another."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        let_tasks_tell(loop)
         self._loop = loop
         self._thread = threading.get_ident()
         self._asked_at = 0.0
@@ -78,8 +78,7 @@ class LoopWatch:
     def blocker(self) -> Blocker:
         """What the loop is busy with now: each task has the context of the node that it was started in."""
         place = place_of(sys._current_frames().get(self._thread))
-        task: Any = asyncio.current_task(self._loop)
-        context: Context | None = task.get_context() if hasattr(task, "get_context") else None
+        context = context_of(asyncio.current_task(self._loop))
         if context is None:
             return Blocker(place=place)
         metadata: Any = (context.get(var_child_runnable_config) or {}).get("metadata") or {}
@@ -124,18 +123,10 @@ def place_of(frame: FrameType | None) -> str:
     return "" if own is None else f"{own.f_code.co_filename}:{own.f_lineno} {own.f_code.co_name}"
 
 
-class _TellingTask(asyncio.Task[Any]):
-    """A task that tells its context, as all do from Python 3.12 on."""
-
-    def __init__(self, coro: Any, *, context: Context | None = None, **options: Any) -> None:
-        self._told = copy_context() if context is None else context
-        super().__init__(coro, context=self._told, **options)
-
-    def get_context(self) -> Context:
-        return self._told
-
-
-def let_tasks_tell(loop: asyncio.AbstractEventLoop) -> None:
-    """Have the loop make tasks whose context can be read from another thread."""
-    if not hasattr(asyncio.Task, "get_context"):
-        loop.set_task_factory(lambda loop, coro, context=None: _TellingTask(coro, loop=loop, context=context))
+def context_of(task: asyncio.Task[Any] | None) -> Context | None:
+    """What the task was started in, of a task of any thread. Before Python 3.12 only the collector knows."""
+    if task is None:
+        return None
+    if sys.version_info >= (3, 12):
+        return task.get_context()
+    return next((one for one in gc.get_referents(task) if isinstance(one, Context)), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import Any
 
@@ -28,9 +27,8 @@ class EventStream:
         self._round = round_
         self._pending: list[bytes] = []
         self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
-        self._full = asyncio.Event()
-        self._in_flight = False
 
     def add(self, type_: str, data: Any) -> None:
         """Add an event; data beyond 256 KB is left out and marked so, as are events beyond 10,000 an attempt."""
@@ -51,35 +49,34 @@ class EventStream:
         if truncated:
             event["truncated"] = True
         self._pending.append(orjson.dumps(event))
-        if len(self._pending) >= FLUSH_EVENTS:
-            self._full.set()
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush_soon())
+        if self._flushing is None and (self._timer is None or len(self._pending) == FLUSH_EVENTS):
+            self._flush_in(0 if len(self._pending) >= FLUSH_EVENTS else FLUSH_SECONDS)
 
     async def close(self) -> list[bytes]:
         """Let a flush under way end, and give what is not written yet: it goes out with the attempt's last write."""
-        flushing, self._flushing = self._flushing, None
-        if flushing is not None and not flushing.done():
-            if self._in_flight:
-                await asyncio.wait([flushing])
-            else:
-                flushing.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
         left, self._pending = self._pending, []
         return left
 
-    async def _flush_soon(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await self._full.wait()
+    def _flush_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._start_to_flush)
+
+    def _start_to_flush(self) -> None:
+        self._timer = None
+        self._flushing = asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
         while self._pending:
             batch, self._pending = self._pending[:FLUSH_EVENTS], self._pending[FLUSH_EVENTS:]
-            self._full.clear()
-            self._in_flight = True
             try:
                 await self._writer.append(batch)
             except LeaseLost:
                 return
             except Exception:
                 logger.exception("events could not be written", count=len(batch))
-            finally:
-                self._in_flight = False
+        self._flushing = None

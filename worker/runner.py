@@ -115,8 +115,10 @@ class Runner:
             saver = await open_saver(writer, self.threads)
         except ThreadsAway as error:
             raise NotBegun(error) from error
+        succeeded = False
         try:
             async with loaded.open(config, saver) as graph:
+                saver.starting = graph.trigger_to_nodes
                 given = await input_of(job, graph, config, saver, loaded.to_messages(request.get("input")))
                 wanted: list[StreamMode] = request.get("stream") or ["updates"]
                 modes: list[StreamMode] = list(dict.fromkeys(["values", "updates", *wanted]))
@@ -139,16 +141,18 @@ class Runner:
                         events.add(mode, _event_data(namespace, chunk))
                 if last is None:
                     last = (await graph.aget_state(config)).values
+            if asked is not None:  # empty where the graph stops at a breakpoint
+                return Outcome(b"", to_json([{"id": id_, "value": value} for id_, value in asked.items()]))
+            outcome = self._output(graph, last)
+            succeeded = True
+            return outcome
         except Exception as error:
             away = outage_behind(error)
             if away is not None and isinstance(saver, PinnedSaver) and not saver.begun:
                 raise NotBegun(away) from error
             raise
         finally:
-            await saver.stored.settled()  # what the attempt has come to is written after its last checkpoint
-        if asked is not None:  # empty where the graph stops at a breakpoint
-            return Outcome(b"", to_json([{"id": id_, "value": value} for id_, value in asked.items()]))
-        return self._output(graph, last)
+            await saver.settled(succeeded=succeeded)  # what the attempt comes to is written after its last checkpoint
 
     def _output(self, graph: AnyGraph, values: Any) -> Outcome:
         """What `graph.invoke` would have returned."""

@@ -14,8 +14,10 @@ from shared.store.connection import Argument, run, run_many
 from shared.store.errors import EarlierWriteLost, store_errors
 from shared.store.job_values import Claim, Claimed, DepthLimits, Ended, NewJob, StoredJob, Submitted
 from shared.store.keys import digest, key, ref
+from shared.store.together import CallsTogether
 
 IDEMPOTENCY_MS = 24 * 3600 * 1000
+_OF_MANY = (scripts.CHECKPOINT, scripts.APPEND, scripts.FINISH)  # what a worker's jobs do at the same time
 RetryFrom = Literal["checkpoint", "start"]
 RetryOutcome = Literal["queued", "refused", "moved_on", "missing"]
 
@@ -32,12 +34,13 @@ class JobStore:
         self.limits = limits or DepthLimits()
         self.result_ttl_ms = result_ttl_seconds * 1000
         self.clock_offset_ms = clock_offset_ms
+        self._together = CallsTogether(redis, replicas=wait_replicas)
 
     # What clients do
 
     async def submit(self, job: NewJob) -> Submitted:
         """Accept one job, or say why not; after `created` it is never lost."""
-        return _submitted(await run(self.redis, scripts.SUBMIT, *self._submit_args(job), replicas=self.wait_replicas))
+        return _submitted(await self._together.run(scripts.SUBMIT, *self._submit_args(job)))
 
     async def submit_many(self, jobs: Sequence[NewJob]) -> list[Submitted | Exception]:
         """Accept several jobs in one round trip, each for itself."""
@@ -301,6 +304,8 @@ class JobStore:
         return next((place for place, rank in zip(places, ranks, strict=True) if rank is not None), places[0])
 
     async def _call(self, script: scripts.Script, *args: Argument) -> Any:
+        if script in _OF_MANY:
+            return await self._together.run(script, self.clock_offset_ms, *args)
         return await run(self.redis, script, self.clock_offset_ms, *args, replicas=self.wait_replicas)
 
     def _submit_args(self, job: NewJob) -> list[Argument]:

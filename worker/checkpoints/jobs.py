@@ -1,8 +1,11 @@
-"""The saver of jobs without a thread: LangGraph's in-memory saver, with every change written through to Redis.
+"""The saver of jobs without a thread: LangGraph's in-memory saver, with what counts written through to Redis.
 
 Reads cost nothing, for an attempt is the only writer of its job: what an earlier attempt left is read once, at the
 start. The changes of one turn of the event loop go out in one fenced script, and LangGraph waits for it
 (`durability="sync"`), so that a step is stored before the next one starts. The hash goes with the job.
+
+A checkpoint that no node's work is in is not written by itself: an attempt that starts over comes to the same. Nor is
+the last one, where the job succeeds: its outcome is written next, and with it all this is dropped.
 
 A field is the msgpack of its name: `["c", thread, namespace, checkpoint]`, `["b", thread, namespace, channel,
 version]` or `["w", thread, namespace, checkpoint, task, index]`; values are what the in-memory saver keeps under
@@ -11,12 +14,14 @@ these names, bytes and all. Nothing is ever unpickled: LangGraph's serializer wr
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import ormsgpack
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
+from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 
 from shared.store import EarlierWriteLost
@@ -25,8 +30,36 @@ from worker.checkpoints.coalescing import CoalescedWrite
 from worker.checkpoints.namespaces import is_of_a_task
 
 Fields = dict[bytes, bytes]
+Name = list[Any]
 Write = Callable[[Fields, list[bytes]], Awaitable[None]]
 WriteAll = Callable[[Fields], Awaitable[None]]
+START_TASK = "~__pregel_pull, __start__"  # LangGraph's own, which takes the input in
+SENDS = "__pregel_tasks"
+
+
+@dataclass(slots=True)
+class _Put:
+    """A checkpoint that is not packed yet."""
+
+    config: RunnableConfig
+    checkpoint: Checkpoint
+    metadata: CheckpointMetadata
+    new_versions: ChannelVersions
+
+
+@dataclass(slots=True)
+class _Writes:
+    """What a task wrote, not packed yet."""
+
+    config: RunnableConfig
+    writes: Sequence[tuple[str, Any]]
+    task: str
+    path: str
+
+    @property
+    def place(self) -> tuple[str, str]:
+        asked = self.config["configurable"]
+        return asked["thread_id"], asked.get("checkpoint_ns", "")
 
 
 class JobSaver(InMemorySaver):
@@ -39,6 +72,9 @@ class JobSaver(InMemorySaver):
     which are rebuilt from earlier checkpoints, always keep theirs.
     """
 
+    starting: Collection[str] = ()
+    """The channels that start nodes: a checkpoint of the graph that updates none is its last. None known: all do."""
+
     def __init__(
         self, write: Write, write_all: WriteAll | None = None, *, keep: Literal["latest", "all"] = "latest"
     ) -> None:
@@ -46,24 +82,35 @@ class JobSaver(InMemorySaver):
         self.keep = keep
         self._changed: Fields = {}
         self._dropped: dict[bytes, None] = {}
+        self._sent: set[bytes] = set()
+        self._puts: dict[tuple[str, str], _Put] = {}  # by thread and namespace
+        self._writes: list[_Writes] = []
+        self._ran = self._stored = 0  # how many tasks have run, and of how many what they came to is stored
+        self._ended = False
 
         async def write_changes() -> None:
+            if self._ran == self._stored or self._ended:
+                return
+            ran = self._ran
+            self._pack()
             changed, dropped = self._changed.copy(), list(self._dropped)
             self._changed.clear()
             self._dropped.clear()
-            if not changed and not dropped:
-                return
+            self._sent.update(changed)
+            self._sent.difference_update(dropped)
             try:
                 await write(changed, dropped)
             except EarlierWriteLost:
                 if write_all is None:
                     raise
                 await write_all(self.everything())
+            self._stored = ran
 
         self.stored = CoalescedWrite(write_changes)
 
     def load(self, fields: Mapping[bytes, bytes]) -> None:
         """Take over what earlier attempts stored."""
+        self._sent.update(fields)
         for name, value in fields.items():
             kind, thread, namespace, *parts = ormsgpack.unpackb(name)
             content = ormsgpack.unpackb(value)
@@ -78,6 +125,7 @@ class JobSaver(InMemorySaver):
 
     def everything(self) -> Fields:
         """All that `load` would have to be given to know what this saver knows."""
+        self._pack()
         found: list[tuple[list[Any], Any]] = []
         for thread, namespaces in self.storage.items():
             for namespace, checkpoints in namespaces.items():
@@ -87,6 +135,14 @@ class JobSaver(InMemorySaver):
             found += [(["w", *place, *one], value) for one, value in writes.items()]
         return {ormsgpack.packb(name): ormsgpack.packb(value) for name, value in found}
 
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        self._pack()
+        return super().get_tuple(config)
+
+    def list(self, config: RunnableConfig | None, **options: Any) -> Iterator[CheckpointTuple]:
+        self._pack()
+        return super().list(config, **options)
+
     async def aput(
         self,
         config: RunnableConfig,
@@ -94,36 +150,94 @@ class JobSaver(InMemorySaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        saved = self.put(config, checkpoint, metadata, new_versions)
-        thread, namespace = config["configurable"]["thread_id"], config["configurable"]["checkpoint_ns"]
-        self._keep(["c", thread, namespace, checkpoint["id"]], self.storage[thread][namespace][checkpoint["id"]])
-        for channel, version in new_versions.items():
-            place = (thread, namespace, channel, version)
-            self._keep(["b", *place], self.blobs[place])
-        if self.keep == "latest" and not metadata.get("counters_since_delta_snapshot"):
-            self._drop_older(thread, namespace, checkpoint)
-            for child in [one for one in self.storage[thread] if is_of_a_task(one, namespace)]:
-                self._drop_namespace(thread, child)
-        await self.stored()
-        return saved
+        place = (config["configurable"]["thread_id"], config["configurable"]["checkpoint_ns"])
+        if self._takes_the_place_of_others(metadata):
+            earlier = self._puts.pop(place, None)
+            if earlier is not None:
+                new_versions = {**earlier.new_versions, **new_versions}
+            self._writes = [one for one in self._writes if one.place != place]
+        else:
+            self._pack()
+        self._puts[place] = _Put(config, checkpoint, metadata, new_versions)
+        if self.keep == "all":
+            self._ran += 1
+        self._ended = self._is_last(place[1], checkpoint)
+        if not self._ended and metadata.get("source") != "input":
+            self._pack()  # a node follows, which may change what it is given
+        await self._store()
+        return {"configurable": {"thread_id": place[0], "checkpoint_ns": place[1], "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        asked = config["configurable"]
-        place = (asked["thread_id"], asked.get("checkpoint_ns", ""), asked["checkpoint_id"])
-        before = dict(self.writes.get(place, {}))
-        self.put_writes(config, writes_to_store(writes), task_id, task_path)
-        for one, write in self.writes.get(place, {}).items():
-            if before.get(one) is not write:
-                self._keep(["w", *place, *one], write)
-        await self.stored()
+        self._writes.append(_Writes(config, writes_to_store(writes), task_id, task_path))
+        if task_path != START_TASK or self.keep == "all":
+            self._ended = False
+            self._ran += 1
+            await self._store()
 
     async def adelete_thread(self, thread_id: str) -> None:
+        self._pack()
         for namespace in list(self.storage.get(thread_id, {})):
             self._drop_namespace(thread_id, namespace)
         self.delete_thread(thread_id)
-        await self.stored()
+        self._ran += 1
+        await self._store()
+
+    async def settled(self, *, succeeded: bool) -> None:
+        """Return once nothing is being written any more, and all that is there is stored, unless the job succeeded.
+
+        Raises what `write` raises.
+        """
+        if succeeded:
+            self._ended = True
+        elif self._puts or self._changed or self._dropped or self._ran != self._stored:
+            self._ended = False
+            self._ran += 1
+            await self.stored()
+        await self.stored.settled()
+
+    async def _store(self) -> None:
+        if self._ran != self._stored and not self._ended:
+            await self.stored()
+
+    def _takes_the_place_of_others(self, metadata: CheckpointMetadata) -> bool:
+        return self.keep == "latest" and not metadata.get("counters_since_delta_snapshot")
+
+    def _is_last(self, namespace: str, checkpoint: Checkpoint) -> bool:
+        updated = checkpoint.get("updated_channels")
+        if namespace or not self.starting or updated is None or checkpoint["channel_values"].get(SENDS):
+            return False
+        return not any(channel in self.starting for channel in updated)
+
+    def _pack(self) -> None:
+        """Take what was put into what is kept."""
+        puts, self._puts = self._puts, {}
+        for (thread, namespace), put in puts.items():
+            self._pack_checkpoint(thread, namespace, put)
+        writes, self._writes = self._writes, []
+        for one in writes:
+            self._pack_writes(one)
+
+    def _pack_checkpoint(self, thread: str, namespace: str, put: _Put) -> None:
+        self.put(put.config, put.checkpoint, put.metadata, put.new_versions)
+        checkpoint = put.checkpoint
+        self._keep(["c", thread, namespace, checkpoint["id"]], self.storage[thread][namespace][checkpoint["id"]])
+        for channel, version in put.new_versions.items():
+            place = (thread, namespace, channel, version)
+            self._keep(["b", *place], self.blobs[place])
+        if self._takes_the_place_of_others(put.metadata):
+            self._drop_older(thread, namespace, checkpoint)
+            for child in [one for one in self.storage[thread] if is_of_a_task(one, namespace)]:
+                self._drop_namespace(thread, child)
+
+    def _pack_writes(self, one: _Writes) -> None:
+        place = (*one.place, one.config["configurable"]["checkpoint_id"])
+        before = dict(self.writes.get(place, {}))
+        self.put_writes(one.config, one.writes, one.task, one.path)
+        for name, write in self.writes.get(place, {}).items():
+            if before.get(name) is not write:
+                self._keep(["w", *place, *name], write)
 
     def _drop_older(self, thread: str, namespace: str, newest: Checkpoint) -> None:
         """All but the newest: the one put last, whatever another machine's clock has made of the others' ids."""
@@ -151,12 +265,17 @@ class JobSaver(InMemorySaver):
         del self.blobs[place]
         self._drop(["b", *place])
 
-    def _keep(self, name: list[Any], value: Any) -> None:
+    def _keep(self, name: Name, value: Any) -> None:
         field = ormsgpack.packb(name)
         self._dropped.pop(field, None)
         self._changed[field] = ormsgpack.packb(value)
 
-    def _drop(self, name: list[Any]) -> None:
+    def _drop(self, name: Name) -> None:
         field = ormsgpack.packb(name)
         self._changed.pop(field, None)
-        self._dropped[field] = None
+        if field in self._sent:
+            self._dropped[field] = None
+
+
+# LangGraph asks for it at the start of each run.
+JobSaver.aput_writes.__signature__ = signature(JobSaver.aput_writes)  # type: ignore[attr-defined]

@@ -74,6 +74,8 @@ class Head:
 class PinnedSaver(BaseCheckpointSaver[Any]):
     """One attempt's view of a thread. `pin` writes under the fence, and raises where the lease is gone."""
 
+    starting: Collection[str] = ()
+
     def __init__(
         self, inner: BaseCheckpointSaver[Any], head: Head, pin: Callable[[Sequence[Pin]], Awaitable[None]]
     ) -> None:
@@ -128,6 +130,10 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
         if place["checkpoint_id"] in self._shared and not await self._has(config, own, task_id):
             return  # the task runs again, should another attempt go on from here
         await self._pin((place.get("checkpoint_ns", ""), place["checkpoint_id"], task_id))
+
+    async def settled(self, *, succeeded: bool) -> None:
+        """Return once nothing is being written any more."""
+        await self.stored.settled()
 
     def alist(
         self,

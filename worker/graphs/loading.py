@@ -6,6 +6,7 @@ it is called for each run. One that cannot be imported is a `LoadFailure` and st
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -149,7 +150,10 @@ def _compiled(graph: Any) -> AnyGraph:
 
 
 def _with_saver(compiled: AnyGraph, saver: Saver | None) -> AnyGraph:
-    return compiled.copy(update={"checkpointer": saver})
+    """The same graph, made for this run: `Pregel.copy` would set all of it up again."""
+    own = copy.copy(compiled)
+    own.checkpointer = saver
+    return own
 
 
 def _is_factory(source: Any) -> bool:

@@ -15,6 +15,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
 from tests.attempts import State, chain
+from tests.conditions import until
 from worker.checkpoints.jobs import JobSaver
 
 PLACE = "checkpoints"
@@ -131,10 +132,109 @@ def step(state: State) -> State:
     return {"x": state["x"] + 1}
 
 
-async def test_a_step_is_stored_in_one_write_of_few_per_step(mirror: Mirror) -> None:
-    graph = counting(20).compile(checkpointer=JobSaver(mirror.write))
+async def test_each_step_but_the_last_is_stored_in_one_write(mirror: Mirror) -> None:
+    """The input, and LangGraph's own step that takes it in, go out with the first step of the graph."""
+    saver = JobSaver(mirror.write)
+    graph = counting(20).compile(checkpointer=saver)
+    saver.starting = graph.trigger_to_nodes
     await graph.ainvoke({"x": 0}, {**config(), "recursion_limit": 100}, durability="sync")
-    assert mirror.writes <= 20 * 2 + 2
+    await saver.settled(succeeded=True)
+    assert mirror.writes == 19
+
+
+async def test_what_no_node_has_worked_on_is_stored_only_where_the_job_waits_there(mirror: Mirror) -> None:
+    saver = JobSaver(mirror.write)
+    graph = chain(step).compile(checkpointer=saver, interrupt_before=["step"])
+    await graph.ainvoke({"x": 1}, config(), durability="sync")
+    assert mirror.writes == 0
+    await saver.settled(succeeded=False)
+    again = chain(step).compile(checkpointer=await mirror.loaded())
+    assert await again.ainvoke(None, config(), durability="sync") == {"x": 2, "log": []}
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+async def test_the_last_step_is_stored_unless_the_job_succeeds(mirror: Mirror, succeeded: bool) -> None:
+    """A job can still fail after its last step: its output may be too large, or its worker stop."""
+    ran: list[str] = []
+
+    def first(_: State) -> State:
+        ran.append("first")
+        return {"x": 7}
+
+    def second(_: State) -> State:
+        ran.append("second")
+        return {"x": 8}
+
+    saver = JobSaver(mirror.write)
+    graph = chain(first, second).compile(checkpointer=saver)
+    saver.starting = graph.trigger_to_nodes
+    await graph.ainvoke({"x": 1}, config(), durability="sync")
+    assert mirror.writes == 1
+    await saver.settled(succeeded=succeeded)
+    again = chain(first, second).compile(checkpointer=await mirror.loaded())
+    assert (await again.ainvoke(None, config(), durability="sync"))["x"] == 8
+    assert ran == (["first", "second", "second"] if succeeded else ["first", "second"])
+
+
+async def test_a_node_that_changes_what_it_is_given_does_not_change_what_was_stored_before_it(mirror: Mirror) -> None:
+    """Another attempt of the node is given what the first one was, also where its neighbour has finished."""
+    fail = True
+
+    async def spoil(state: State) -> State:
+        state["log"].append("spoilt")
+        await asyncio.sleep(0.01)
+        if fail:
+            raise ConnectionError
+        return {"x": len(state["log"])}
+
+    async def finish(_: State) -> State:
+        return {"log": ["finished"]}
+
+    def build() -> StateGraph[Any, Any, Any, Any]:
+        graph = StateGraph(State)
+        for node in (spoil, finish):
+            graph.add_node(node)
+            graph.add_edge(START, node.__name__)
+        return graph
+
+    saver = JobSaver(mirror.write)
+    with pytest.raises(ConnectionError):
+        await build().compile(checkpointer=saver).ainvoke({"x": 1, "log": ["given"]}, config(), durability="sync")
+    await saver.settled(succeeded=False)
+    fail = False
+    again = await build().compile(checkpointer=await mirror.loaded()).ainvoke(None, config(), durability="sync")
+    assert again["x"] == 2
+
+
+async def test_a_finished_node_is_stored_while_its_neighbour_runs(mirror: Mirror) -> None:
+    """Whoever goes on from there runs only the neighbour."""
+    ran: list[str] = []
+    stored = asyncio.Event()
+
+    async def quick(_: State) -> State:
+        ran.append("quick")
+        return {"log": ["quick"]}
+
+    async def slow(_: State) -> State:
+        ran.append("slow")
+        await stored.wait()
+        return {"log": ["slow"]}
+
+    graph = StateGraph(State)
+    for node in (quick, slow):
+        graph.add_node(node)
+        graph.add_edge(START, node.__name__)
+    running = asyncio.create_task(
+        graph.compile(checkpointer=JobSaver(mirror.write)).ainvoke({"x": 1}, config(), durability="sync")
+    )
+    await until(lambda: mirror.writes == 1)
+    killed_here = await mirror.loaded()
+    stored.set()
+    await running
+    ran.clear()
+    after = await graph.compile(checkpointer=killed_here).ainvoke(None, config(), durability="sync")
+    assert ran == ["slow"]
+    assert sorted(after["log"]) == ["quick", "slow"]
 
 
 async def test_another_attempt_has_all_that_was_written(mirror: Mirror) -> None:
@@ -154,6 +254,7 @@ async def test_the_newest_is_what_was_put_last_whatever_the_clocks_say(mirror: M
     two = await mirror.loaded()
     behind = {**last.checkpoint, "id": "00000000-0000-6000-8000-000000000000"}
     await two.aput(last.config, behind, last.metadata, {})  # type: ignore[arg-type]
+    await two.settled(succeeded=False)
     found = await (await mirror.loaded()).aget_tuple(config())
     assert found is not None
     assert found.checkpoint["id"] == behind["id"]
