@@ -139,13 +139,16 @@ class Runner:
                         events.add(mode, _event_data(namespace, chunk))
                 if last is None:
                     last = (await graph.aget_state(config)).values
+            if isinstance(saver, PinnedSaver):
+                await saver.settled(succeeded=True)
         except Exception as error:
             away = outage_behind(error)
             if away is not None and isinstance(saver, PinnedSaver) and not saver.begun:
                 raise NotBegun(away) from error
             raise
         finally:
-            await saver.stored.settled()  # what the attempt has come to is written after its last checkpoint
+            # What the attempt has come to is written after its last checkpoint.
+            await (saver.settled(succeeded=False) if isinstance(saver, PinnedSaver) else saver.stored.settled())
         if asked is not None:  # empty where the graph stops at a breakpoint
             return Outcome(b"", to_json([{"id": id_, "value": value} for id_, value in asked.items()]))
         return self._output(graph, last)
