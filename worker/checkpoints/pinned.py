@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -72,6 +71,7 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
             return found
         checkpoint = found.checkpoint["id"]
         counted = [write for write in found.pending_writes or [] if self.head.counts(namespace, checkpoint, write[0])]
+        self.unstored.has_read(namespace, checkpoint, counted)
         return found._replace(pending_writes=counted)
 
     async def aput(
@@ -106,10 +106,11 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
 
     async def settled(self, *, succeeded: bool) -> None:
         """Return once nothing is being written any more. Where the attempt `succeeded`, raises if not all is stored."""
-        if succeeded:
+        try:
             await self.unstored.flush()
-        with suppress(Exception):  # the attempt has failed otherwise
-            await self.unstored.flush()
+        except Exception:  # else the attempt has come to an end that matters more
+            if succeeded:
+                raise
         await self.stored.settled()
 
     async def alist(

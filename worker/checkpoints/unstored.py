@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import PendingWrite
 
 from worker.checkpoints.coalescing import CoalescedWrite
 from worker.checkpoints.database import DatabaseSaver
@@ -26,15 +28,21 @@ class Written:
     writes: Sequence[tuple[str, Any]]
     task_id: str
 
-    async def is_stored(self) -> bool:
-        """Whether the database has these writes: it keeps what came first, be it a stale attempt's."""
-        serde = self.saver.serde
+    async def is_all(self, known: Sequence[tuple[str, Any]]) -> bool:
+        """Whether the database has these writes of the task, and none but these and those that are `known`.
+
+        It keeps what came first, be it a stale attempt's.
+        """
         found = await self.saver.aget_tuple(self.config)
-        kept = [(name, value) for task, name, value in (found and found.pending_writes) or [] if task == self.task_id]
-        packed = [(channel, serde.dumps_typed(value)) for channel, value in kept]
-        # As read back, for what is read may not be packed as what was written.
-        read_back = [(channel, serde.loads_typed(serde.dumps_typed(value))) for channel, value in self.writes]
-        return all((channel, serde.dumps_typed(value)) in packed for channel, value in read_back)
+        stored = [(name, value) for task, name, value in (found and found.pending_writes) or [] if task == self.task_id]
+        kept, own, known_before = (self._packed(writes) for writes in (stored, self.writes, known))
+        return all(one in kept for one in own) and all(one in own or one in known_before for one in kept)
+
+    def _packed(self, writes: Sequence[tuple[str, Any]]) -> list[Any]:
+        """As they would be packed once they had been read back, which may not be as they were packed at first."""
+        serde = self.saver.serde
+        read_back = [(channel, serde.loads_typed(serde.dumps_typed(value))) for channel, value in writes]
+        return [(channel, serde.dumps_typed(value)) for channel, value in read_back]
 
 
 class Unstored:
@@ -52,11 +60,17 @@ class Unstored:
         self._head = head
         self._pin = pin
         self._shared = set(head.checkpoints.values())  # a stale attempt may write to these too
+        self._known: defaultdict[Pin, list[tuple[str, Any]]] = defaultdict(list)  # by task, what it wrote to these
         self._changes: list[Change] = []
         self._pins: list[tuple[Pin, Written | None]] = []
         self._storing = False
         self._failure: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    def has_read(self, namespace: str, checkpoint: str, counted: Sequence[PendingWrite]) -> None:
+        """Take note of the tasks' writes that this attempt started with."""
+        for task, channel, value in counted:
+            self._known[namespace, checkpoint, task].append((channel, value))
 
     def add(self, changes: Sequence[Change], pin: Pin, written: Written | None = None) -> None:
         self._changes += changes
@@ -65,7 +79,10 @@ class Unstored:
     def store_soon(self) -> None:
         """Have it stored with what somebody waits for next, or by itself, within a moment."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SOON_SECONDS, self.stored.begin)
+            self._timer = asyncio.get_running_loop().call_later(SOON_SECONDS, self._store_unasked)
+
+    def _store_unasked(self) -> None:
+        self.stored.begin().add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def flush(self) -> None:
         """Return once nothing is unstored. Raises what storing raised."""
@@ -114,7 +131,8 @@ class Unstored:
             elif namespace in newest and newest[namespace][1] != checkpoint:
                 counts = False  # the step is over, and its checkpoint has it all
             else:  # else the task runs again, should another attempt go on from here
-                counts = checkpoint not in self._shared or await written.is_stored()
+                counts = checkpoint not in self._shared or await written.is_all(self._known[pin])
+                self._known[pin] += written.writes
             if counts:
                 self._head.move(pin)
                 counted.append(pin)

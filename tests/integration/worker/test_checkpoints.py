@@ -125,10 +125,13 @@ class Contest:
         return self.id + suffix
 
     async def bring(self, hold: Sequence[str], *steps: str) -> None:
-        """Have the stale worker start these steps, which it must wait in."""
+        """Have the stale worker start these steps, which it must wait in, and store what led to them."""
         self.pair.heir.pause()
         await self.submit(hold)
         await until(lambda: set(self.trace.starts) == {(step, self.pair.stale.pid) for step in steps}, 10)
+        if self.thread:
+            head = key("head", TENANT, digest(self.thread))
+            await until(lambda: self.jobs.redis.hexists(head, "h:"))  # type: ignore[arg-type]
 
     async def inherit(self, *steps: str) -> None:
         """Let the heir take the job over, and start these steps."""
