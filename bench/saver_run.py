@@ -151,7 +151,7 @@ async def measure(case: str, redis_url: str, database_url: str, jobs: int, pids:
     """A job's milliseconds of this process's CPU, the servers' and the clock, with so many slots, for the case and bare
     (`<what>_<slots>`, `bare_<what>_<slots>`); its round trips to Redis, and its SQL statements."""
     redis = CountedRedis(connection_pool=connect(redis_url, connections=64, answer_within=5).connection_pool)
-    store, threads = JobStore(redis, result_ttl_seconds=600), ThreadMemory(database_url, connections=SLOTS)
+    store, threads = JobStore(redis, result_ttl_seconds=600), ThreadMemory(database_url)
     resources = AsyncExitStack()
     theirs = await their_saver(case, database_url, resources) if case in THEIRS else None
     run = await how_to_run(case, store, threads, theirs)

@@ -28,9 +28,8 @@ NO_THREAD: RunnableConfig = {"configurable": {"thread_id": "", "checkpoint_ns": 
 class ThreadMemory:
     """The connection of one process: opened for the first thread, again whenever it is lost, and closed with it."""
 
-    def __init__(self, database_url: str, *, connections: int) -> None:
+    def __init__(self, database_url: str) -> None:
         self.database_url = database_url
-        self.connections = connections
         self._driver: Driver | None = None
         self._saver: DatabaseSaver | None = None
         self._resources = AsyncExitStack()

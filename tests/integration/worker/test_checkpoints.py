@@ -280,7 +280,7 @@ async def _has_event(job: Contest, text: bytes) -> bool:
 
 
 async def test_a_write_that_is_broken_off_leaves_the_database_to_others(tmp_path: Path) -> None:
-    memory = ThreadMemory(f"sqlite:///{tmp_path / 'threads.db'}", connections=1)
+    memory = ThreadMemory(f"sqlite:///{tmp_path / 'threads.db'}")
     place: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": "c"}}
     async with AsyncExitStack() as stack:
         stack.push_async_callback(memory.close)
