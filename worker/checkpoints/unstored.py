@@ -84,9 +84,13 @@ class Unstored:
     def _store_unasked(self) -> None:
         self.stored.begin().add_done_callback(lambda task: task.cancelled() or task.exception())
 
+    @property
+    def pending(self) -> bool:
+        return bool(self._pins) or self._storing
+
     async def flush(self) -> None:
         """Return once nothing is unstored. Raises what storing raised."""
-        if self._pins or self._storing or self._failure is not None:
+        if self.pending or self._failure is not None:
             await self.stored()
 
     async def _store(self) -> None:
