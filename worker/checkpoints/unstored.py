@@ -123,6 +123,7 @@ class Unstored:
         self._head.known = True
         for pin in found:
             self._head.move(pin)
+            self._shared.add(pin[1])
 
     async def _counted(self, pins: Sequence[tuple[Pin, Written | None]]) -> list[Pin]:
         """Those that still count after all of them, in their order."""
@@ -134,9 +135,11 @@ class Unstored:
                 counts = newest[namespace] is pin
             elif namespace in newest and newest[namespace][1] != checkpoint:
                 counts = False  # the step is over, and its checkpoint has it all
-            else:  # else the task runs again, should another attempt go on from here
-                counts = checkpoint not in self._shared or await written.is_all(self._known[pin])
+            elif checkpoint in self._shared:  # where it does not count, it runs again in the next attempt
+                counts = await written.is_all(self._known[pin])
                 self._known[pin] += written.writes
+            else:
+                counts = True
             if counts:
                 self._head.move(pin)
                 counted.append(pin)

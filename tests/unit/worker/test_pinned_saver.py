@@ -127,3 +127,18 @@ async def test_a_thread_without_a_head_gets_one_before_anything_is_stored(databa
     last = await heir.put("input")
     await heir.saver.settled(succeeded=True)
     assert heir.pinned == [*([("", before, "")] if found else []), ("", name_of(last), "")]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known thread", "thread without a head"])
+async def test_a_task_of_which_another_attempt_has_stored_something_does_not_count(
+    database: DatabaseSaver, known: bool
+) -> None:
+    """Neither with what this attempt's run of it came to, nor with the error that it ended with."""
+    before = await database.aput(THREAD, empty_checkpoint(), {}, {})
+    attempt = Attempt(database, {**KNOWN, b"h:": name_of(before).encode()} if known else {})
+    await attempt.saver.aget_tuple(THREAD)
+    await database.aput_writes(before, [("x", "stale")], "task")
+    for writes in ([("x", "own")], [("__error__", "failed")]):
+        await attempt.saver.aput_writes(before, writes, "task", "~__pregel_pull, node")
+    await attempt.saver.aput_writes(before, [("x", "own")], "other", "~__pregel_pull, node")
+    assert [task for _, _, task in attempt.pinned if task] == ["other"]
