@@ -15,17 +15,22 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import psutil
 import uvloop
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool
 from redis.asyncio import Redis
 
 from bench.graph import INPUT, two_nodes
 from bench.statements import counted_statements
 from shared.store import Claimed, JobStore, NewJob, connect
+from worker.checkpoints.pinned import PinnedSaver
 from worker.checkpoints.progress import open_saver
 from worker.checkpoints.threads import ThreadMemory
 from worker.lease import FencedWriter, Lease
@@ -35,6 +40,7 @@ LEASE_SECONDS = 3600
 SLOTS = 10
 BATCH = 50
 COUNTED_JOBS = 20
+THEIRS = ("memory", "sqlite", "postgres")
 RunJob = Callable[[Claimed], Awaitable[None]]
 
 
@@ -68,16 +74,36 @@ def writer_of(store: JobStore, job: Claimed) -> FencedWriter:
     return FencedWriter(store, WORKER, Lease(job, time.monotonic() + LEASE_SECONDS))
 
 
+async def the_driver(driver: Any) -> Any:
+    return driver
+
+
 async def run_bare(_: Claimed) -> None:
     await two_nodes.ainvoke(INPUT)
 
 
-async def how_to_run(case: str, store: JobStore, threads: ThreadMemory) -> RunJob:
+async def their_saver(case: str, database_url: str, resources: AsyncExitStack) -> Any:
+    """LangGraph's own, opened as its documentation says."""
+    if case == "memory":
+        return InMemorySaver()
+    if case == "sqlite":
+        path = database_url.removeprefix("sqlite:///")
+        return await resources.enter_async_context(AsyncSqliteSaver.from_conn_string(path))
+    pool: Any = AsyncConnectionPool(
+        database_url, max_size=SLOTS, open=False,
+        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+    )  # fmt: skip
+    saver = AsyncPostgresSaver(await resources.enter_async_context(pool))
+    await saver.setup()
+    return saver
+
+
+async def how_to_run(case: str, store: JobStore, threads: ThreadMemory, theirs: Any) -> RunJob:
     """How this case runs a job's graph to its end."""
     if case == "bare":
         return run_bare
-    if case in ("memory", "sqlite", "postgres"):
-        shared = InMemorySaver() if case == "memory" else await threads.saver()
+    if theirs is not None:
+        shared = theirs
         graph = two_nodes.copy(update={"checkpointer": shared})
 
         async def run_with_theirs(job: Claimed) -> None:
@@ -89,7 +115,10 @@ async def how_to_run(case: str, store: JobStore, threads: ThreadMemory) -> RunJo
         saver = await open_saver(writer_of(store, job), threads)
         graph = two_nodes.copy(update={"checkpointer": saver})
         await graph.ainvoke(INPUT, {"configurable": {"thread_id": job.id}}, durability="sync")
-        await saver.stored.settled()
+        if isinstance(saver, PinnedSaver):
+            await saver.ended()
+        else:
+            await saver.stored.settled()
 
     return run_with_ours
 
@@ -122,8 +151,10 @@ async def measure(case: str, redis_url: str, database_url: str, jobs: int, pids:
     """A job's milliseconds of this process's CPU, the servers' and the clock, with so many slots, for the case and bare
     (`<what>_<slots>`, `bare_<what>_<slots>`); its round trips to Redis, and its SQL statements."""
     redis = CountedRedis(connection_pool=connect(redis_url, connections=64, answer_within=5).connection_pool)
-    store, threads = JobStore(redis, result_ttl_seconds=600), ThreadMemory(database_url, connections=SLOTS)
-    run = await how_to_run(case, store, threads)
+    store, threads = JobStore(redis, result_ttl_seconds=600), ThreadMemory(database_url)
+    resources = AsyncExitStack()
+    theirs = await their_saver(case, database_url, resources) if case in THEIRS else None
+    run = await how_to_run(case, store, threads, theirs)
     batches = max(1, jobs // BATCH)
     jobs = batches * BATCH
     taken = iter(await take_jobs(store, BATCH + 2 * jobs + COUNTED_JOBS, threads=case.endswith("_pinned")))
@@ -150,9 +181,13 @@ async def measure(case: str, redis_url: str, database_url: str, jobs: int, pids:
     figures = {name: seconds * 1000 / jobs for name, seconds in sums.items()}
     figures["trips"] = redis.trips / (2 * jobs)
     if case.startswith(("sqlite", "postgres")):
-        async with counted_statements(await threads.saver()) as counts:
+        sqlite = None
+        if case.startswith("sqlite"):
+            sqlite = (theirs or await threads.ask(the_driver)).conn
+        async with counted_statements(sqlite) as counts:
             await run_all(run, [next(taken) for _ in range(COUNTED_JOBS)], 1)
         figures["statements"] = counts["statements"] / COUNTED_JOBS
+    await resources.aclose()
     await threads.close()
     await redis.connection_pool.disconnect()
     return figures

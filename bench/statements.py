@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import patch
@@ -12,13 +12,13 @@ import psycopg
 
 
 @asynccontextmanager
-async def counted_statements(saver: Any) -> AsyncIterator[Counter[str]]:
-    """`statements` of a SQLite saver, with what its connection adds (BEGIN, COMMIT), or of a PostgreSQL saver."""
+async def counted_statements(sqlite: Any = None) -> AsyncIterator[Counter[str]]:
+    """`statements` of a SQLite connection (of the driver's, or aiosqlite's), BEGIN and COMMIT too, or of psycopg's."""
     counts: Counter[str] = Counter()
-    if not hasattr(saver, "pipe"):
-        await saver.conn.set_trace_callback(lambda _: counts.update(["statements"]))
+    if sqlite is not None:
+        await _traced(sqlite, lambda _: counts.update(["statements"]))
         yield counts
-        await saver.conn.set_trace_callback(None)
+        await _traced(sqlite, None)
         return
     one, many = psycopg.AsyncCursor.execute, psycopg.AsyncCursor.executemany
 
@@ -33,3 +33,9 @@ async def counted_statements(saver: Any) -> AsyncIterator[Counter[str]]:
 
     with patch.multiple(psycopg.AsyncCursor, execute=counted_one, executemany=counted_many):
         yield counts
+
+
+async def _traced(sqlite: Any, heard: Callable[[str], None] | None) -> None:
+    set_ = sqlite.set_trace_callback(heard)
+    if set_ is not None:
+        await set_

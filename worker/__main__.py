@@ -115,7 +115,7 @@ async def work(
     store = JobStore(redis, result_ttl_seconds=ttl_seconds, wait_replicas=replicas)
     registry = Registry(redis)
     safety = SafetyWatch(redis, wait_replicas=settings.wait_replicas)
-    threads = ThreadMemory(settings.thread_database, connections=settings.worker_concurrency)
+    threads = ThreadMemory(settings.thread_database)
     started_at = rfc3339(int(time.time() * 1000))
     published_at = -CATALOGUE_SECONDS
 

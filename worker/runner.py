@@ -15,6 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from shared.jobs import JobError, StreamMode
 from shared.metrics import JOB_RUN_SECONDS, JOBS_ENDED, LEASE_LOST
 from shared.store import Claimed, JobStore
+from worker.checkpoints.jobs import JobSaver
 from worker.checkpoints.outage import NotBegun, ThreadsAway, outage_behind
 from worker.checkpoints.pinned import PinnedSaver
 from worker.checkpoints.progress import input_of, open_saver
@@ -115,10 +116,10 @@ class Runner:
             saver = await open_saver(writer, self.threads)
         except ThreadsAway as error:
             raise NotBegun(error) from error
-        succeeded = False
         try:
             async with loaded.open(config, saver) as graph:
-                saver.starting = graph.trigger_to_nodes
+                if isinstance(saver, JobSaver):
+                    saver.starting = graph.trigger_to_nodes
                 given = await input_of(job, graph, config, saver, loaded.to_messages(request.get("input")))
                 wanted: list[StreamMode] = request.get("stream") or ["updates"]
                 modes: list[StreamMode] = list(dict.fromkeys(["values", "updates", *wanted]))
@@ -142,9 +143,10 @@ class Runner:
                 if last is None:
                     last = (await graph.aget_state(config)).values
             if asked is not None:  # empty where the graph stops at a breakpoint
+                await saver.store_all()
                 return Outcome(b"", to_json([{"id": id_, "value": value} for id_, value in asked.items()]))
             outcome = self._output(graph, last)
-            succeeded = True
+            await saver.ended()
             return outcome
         except Exception as error:
             away = outage_behind(error)
@@ -152,7 +154,7 @@ class Runner:
                 raise NotBegun(away) from error
             raise
         finally:
-            await saver.settled(succeeded=succeeded)  # what the attempt comes to is written after its last checkpoint
+            await saver.settled()  # what the attempt has come to is written after its last checkpoint
 
     def _output(self, graph: AnyGraph, values: Any) -> Outcome:
         """What `graph.invoke` would have returned."""

@@ -19,9 +19,13 @@ class CoalescedWrite:
 
     async def __call__(self) -> None:
         """Return once all that has changed before this call is written. Raises what `write` raised."""
+        await asyncio.shield(self.begin())
+
+    def begin(self) -> asyncio.Task[None]:
+        """Have it written, for nobody in particular."""
         if self._next is None:
             self._next = asyncio.create_task(self._run())
-        await asyncio.shield(self._next)
+        return self._next
 
     async def settled(self) -> None:
         """Return once nothing is being written any more, however it went."""

@@ -16,26 +16,27 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 
+from worker.checkpoints.driver import Change, Driver, saved_as
+
 Answer = TypeVar("Answer")
-Saver = BaseCheckpointSaver[Any]
 
 
 class Ask(Protocol):
     """Puts a question to the saver there is, again where the connection is lost. Raises `ThreadsAway`."""
 
-    async def __call__(self, question: Callable[[Saver], Awaitable[Answer]]) -> Answer: ...
+    async def __call__(self, question: Callable[[Driver], Awaitable[Answer]]) -> Answer: ...
 
 
 class DatabaseSaver(BaseCheckpointSaver[Any]):
     """Stores checkpoints by `ask`. All that it writes may be written twice. `like` says how versions are counted."""
 
-    def __init__(self, ask: Ask, like: Saver) -> None:
+    def __init__(self, ask: Ask, like: Driver) -> None:
         super().__init__(serde=like.serde)
         self._ask = ask
         self._like = like
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return await self._ask(lambda saver: self._mine(saver).aget_tuple(config))
+        return await self._ask(lambda driver: self._mine(driver).aget_tuple(config))
 
     async def aput(
         self,
@@ -44,12 +45,33 @@ class DatabaseSaver(BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        return await self._ask(lambda saver: self._mine(saver).aput(config, checkpoint, metadata, new_versions))
+        await self.store(self.checkpoint_changes(config, checkpoint, metadata, new_versions))
+        return saved_as(config, checkpoint)
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        await self._ask(lambda saver: self._mine(saver).aput_writes(config, writes, task_id, task_path))
+        await self.store(self.writes_changes(config, writes, task_id, task_path))
+
+    def checkpoint_changes(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> list[Change]:
+        """What `aput` stores."""
+        return self._mine(self._like).checkpoint_changes(config, checkpoint, metadata, new_versions)
+
+    def writes_changes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> list[Change]:
+        """What `aput_writes` stores."""
+        return self._mine(self._like).writes_changes(config, writes, task_id, task_path)
+
+    async def store(self, changes: Sequence[Change]) -> None:
+        """Store all of them, or none. Raises `ThreadsAway`, and what the driver raises for a row that is wrong."""
+        await self._ask(lambda driver: driver.store(changes))
 
     async def alist(
         self,
@@ -59,30 +81,30 @@ class DatabaseSaver(BaseCheckpointSaver[Any]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        async def all_of(saver: Saver) -> list[CheckpointTuple]:
-            found = self._mine(saver).alist(config, filter=filter, before=before, limit=limit)
+        async def all_of(driver: Driver) -> list[CheckpointTuple]:
+            found = self._mine(driver).alist(config, filter=filter, before=before, limit=limit)
             return [checkpoint async for checkpoint in found]
 
         for checkpoint in await self._ask(all_of):
             yield checkpoint
 
     async def adelete_thread(self, thread_id: str) -> None:
-        await self._ask(lambda saver: saver.adelete_thread(thread_id))
+        await self._ask(lambda driver: driver.adelete_thread(thread_id))
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         return await self._ask(
-            lambda saver: self._mine(saver).aget_delta_channel_history(config=config, channels=channels)
+            lambda driver: self._mine(driver).aget_delta_channel_history(config=config, channels=channels)
         )
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         return self._like.get_next_version(current, channel)
 
-    def _mine(self, saver: Saver) -> Saver:
-        """This saver with our own serializer, which a graph may have narrowed."""
-        if saver.serde is self.serde:
-            return saver
-        mine = copy.copy(saver)
+    def _mine(self, driver: Driver) -> Driver:
+        """This driver with our own serializer, which a graph may have narrowed."""
+        if driver.serde is self.serde:
+            return driver
+        mine = copy.copy(driver)
         mine.serde = self.serde
         return mine

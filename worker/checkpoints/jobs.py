@@ -4,8 +4,8 @@ Reads cost nothing, for an attempt is the only writer of its job: what an earlie
 start. The changes of one turn of the event loop go out in one fenced script, and LangGraph waits for it
 (`durability="sync"`), so that a step is stored before the next one starts. The hash goes with the job.
 
-A checkpoint that no node's work is in is not written by itself: an attempt that starts over comes to the same. Nor is
-the last one, where the job succeeds: its outcome is written next, and with it all this is dropped.
+A checkpoint that no node's work is in waits for the first node's, but not for long: an attempt that starts over comes
+to the same. Nor is the last one written, where the job succeeds: its outcome is next, and with it all this is dropped.
 
 A field is the msgpack of its name: `["c", thread, namespace, checkpoint]`, `["b", thread, namespace, channel,
 version]` or `["w", thread, namespace, checkpoint, task, index]`; values are what the in-memory saver keeps under
@@ -14,7 +14,9 @@ these names, bytes and all. Nothing is ever unpickled: LangGraph's serializer wr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal
@@ -35,6 +37,7 @@ Write = Callable[[Fields, list[bytes]], Awaitable[None]]
 WriteAll = Callable[[Fields], Awaitable[None]]
 START_TASK = "~__pregel_pull, __start__"  # LangGraph's own, which takes the input in
 SENDS = "__pregel_tasks"
+SOON_SECONDS = 0.05
 
 
 @dataclass(slots=True)
@@ -86,11 +89,13 @@ class JobSaver(InMemorySaver):
         self._puts: dict[tuple[str, str], _Put] = {}  # by thread and namespace
         self._writes: list[_Writes] = []
         self._ran = self._stored = 0  # how many tasks have run, and of how many what they came to is stored
-        self._ended = False
+        self._last = False
+        self._timer: asyncio.TimerHandle | None = None
 
         async def write_changes() -> None:
-            if self._ran == self._stored or self._ended:
+            if self._ran == self._stored or self._last:
                 return
+            self._no_timer()
             ran = self._ran
             self._pack()
             changed, dropped = self._changed.copy(), list(self._dropped)
@@ -161,9 +166,10 @@ class JobSaver(InMemorySaver):
         self._puts[place] = _Put(config, checkpoint, metadata, new_versions)
         if self.keep == "all":
             self._ran += 1
-        self._ended = self._is_last(place[1], checkpoint)
-        if not self._ended and metadata.get("source") != "input":
+        self._last = self._is_last(place[1], checkpoint)
+        if not self._last and metadata.get("source") != "input":
             self._pack()  # a node follows, which may change what it is given
+            self._store_soon()
         await self._store()
         return {"configurable": {"thread_id": place[0], "checkpoint_ns": place[1], "checkpoint_id": checkpoint["id"]}}
 
@@ -172,7 +178,7 @@ class JobSaver(InMemorySaver):
     ) -> None:
         self._writes.append(_Writes(config, writes_to_store(writes), task_id, task_path))
         if task_path != START_TASK or self.keep == "all":
-            self._ended = False
+            self._last = False
             self._ran += 1
             await self._store()
 
@@ -184,21 +190,42 @@ class JobSaver(InMemorySaver):
         self._ran += 1
         await self._store()
 
-    async def settled(self, *, succeeded: bool) -> None:
-        """Return once nothing is being written any more, and all that is there is stored, unless the job succeeded.
+    async def ended(self) -> None:
+        """The graph has come to its end, and its job succeeds: what is not stored by now needs not be."""
+        self._no_timer()
+        for unsent in (self._puts, self._writes, self._changed, self._dropped):
+            unsent.clear()
+        self._stored = self._ran
 
-        Raises what `write` raises.
-        """
-        if succeeded:
-            self._ended = True
-        elif self._puts or self._changed or self._dropped or self._ran != self._stored:
-            self._ended = False
+    async def store_all(self) -> None:
+        """Return once all that is there is stored. Raises what `write` raises."""
+        self._last = False
+        if self._puts or self._writes or self._changed or self._dropped:
             self._ran += 1
-            await self.stored()
+        await self._store()
+
+    async def settled(self) -> None:
+        """Return once nothing is being written any more: the attempt has come to an end that matters more."""
+        with suppress(Exception):
+            await self.store_all()
         await self.stored.settled()
 
+    def _store_soon(self) -> None:
+        """Have it stored before long, also where the first node takes its time: what chose it may have, too."""
+        if self._timer is None and self._ran == self._stored:
+            self._timer = asyncio.get_running_loop().call_later(SOON_SECONDS, self._store_unasked)
+
+    def _no_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _store_unasked(self) -> None:
+        self._ran += 1
+        self.stored.begin().add_done_callback(lambda task: task.cancelled() or task.exception())
+
     async def _store(self) -> None:
-        if self._ran != self._stored and not self._ended:
+        if self._ran != self._stored and not self._last:
             await self.stored()
 
     def _takes_the_place_of_others(self, metadata: CheckpointMetadata) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -23,78 +24,39 @@ from langgraph.checkpoint.base import (
 )
 
 from worker.checkpoints.answers import writes_to_store
-from worker.checkpoints.coalescing import CoalescedWrite
-from worker.checkpoints.namespaces import is_of_a_task
+from worker.checkpoints.database import DatabaseSaver
+from worker.checkpoints.driver import saved_as
+from worker.checkpoints.head import Head, Pin
+from worker.checkpoints.unstored import Unstored, Written
 
-Pin = tuple[str, str, str]
-"""Namespace, checkpoint id, and a task whose writes to it are stored, empty for the checkpoint itself."""
-
-
-class Head:
-    """Where a thread stands: by namespace the checkpoint to start from, and the tasks whose writes to it count.
-
-    `fields` are as the store has them; none for a thread that was never pinned: its newest checkpoint counts then.
-    """
-
-    def __init__(self, fields: Mapping[bytes, bytes]) -> None:
-        self.known = bool(fields)
-        self.checkpoints: dict[str, str] = {}
-        self.tasks: dict[str, tuple[str, set[str]]] = {}
-        for name, value in fields.items():
-            kind, _, namespace = name.decode().partition(":")
-            if kind == "h":
-                self.checkpoints[namespace] = value.decode()
-            elif kind == "w":
-                checkpoint, *tasks = value.decode().split(" ")
-                self.tasks[namespace] = (checkpoint, set(tasks))
-
-    def move(self, pin: Pin) -> None:
-        """As the script moves it."""
-        namespace, checkpoint, task = pin
-        self.known = True
-        counted, tasks = self.tasks.get(namespace, ("", set()))
-        if not task:
-            self.checkpoints[namespace] = checkpoint
-            if counted != checkpoint:
-                self.tasks.pop(namespace, None)
-            for child in [one for one in {*self.checkpoints, *self.tasks} if is_of_a_task(one, namespace)]:
-                self.checkpoints.pop(child, None)
-                self.tasks.pop(child, None)
-        elif counted == checkpoint:
-            tasks.add(task)
-        elif not counted or counted < checkpoint or checkpoint == self.checkpoints.get(namespace):
-            self.tasks[namespace] = (checkpoint, {task})
-
-    def counts(self, namespace: str, checkpoint: str, task: str) -> bool:
-        """Whether the writes of this task to this checkpoint were made under a lease."""
-        counted, tasks = self.tasks.get(namespace, ("", set()))
-        return counted == checkpoint and task in tasks
+START_TASK = "~__pregel_pull, __start__"  # LangGraph's own, which takes the input in
 
 
 class PinnedSaver(BaseCheckpointSaver[Any]):
-    """One attempt's view of a thread. `pin` writes under the fence, and raises where the lease is gone."""
+    """One attempt's view of a thread. `pin` writes under the fence, and raises where the lease is gone.
 
-    starting: Collection[str] = ()
+    What LangGraph hands over in one turn of the event loop is stored in one transaction, and then pinned. What no node
+    has worked on yet, the input and where it leads to, waits for the first node's work, but not for long.
+    """
 
-    def __init__(
-        self, inner: BaseCheckpointSaver[Any], head: Head, pin: Callable[[Sequence[Pin]], Awaitable[None]]
-    ) -> None:
+    def __init__(self, inner: DatabaseSaver, head: Head, pin: Callable[[Sequence[Pin]], Awaitable[None]]) -> None:
         super().__init__(serde=inner.serde)
         self.inner = inner
         self.head = head
-        self._shared = set(head.checkpoints.values())  # a stale attempt may write to these too
-        self._pins: list[Pin] = []
-        self.begun = False  # whether the graph has read where it stands: from then on a node may have been started
+        self.unstored = Unstored(inner, head, pin)
+        self.stored = self.unstored.stored
 
-        async def write_pins() -> None:
-            pins = self._pins.copy()
-            self._pins.clear()
-            if pins:
-                await pin(pins)
+    @property
+    def begun(self) -> bool:
+        """Whether the graph has read where it stands: from then on a node may have been started."""
+        return self.unstored.begun
 
-        self.stored = CoalescedWrite(write_pins)
+    @begun.setter
+    def begun(self, begun: bool) -> None:
+        self.unstored.begun = begun
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        await self.unstored.flush()
         namespace = config["configurable"].get("checkpoint_ns", "")
         if get_checkpoint_id(config) is None and self.head.known:
             pinned = self.head.checkpoints.get(namespace)
@@ -104,10 +66,13 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
             config = {**config, "configurable": {**config["configurable"], "checkpoint_id": pinned}}
         found = await self.inner.aget_tuple(config)
         self.begun = True
+        if found is not None and not self.head.known and not namespace:
+            self.unstored.found = (namespace, found.checkpoint["id"], "")
         if found is None or found.checkpoint["id"] != self.head.checkpoints.get(namespace):
             return found
         checkpoint = found.checkpoint["id"]
         counted = [write for write in found.pending_writes or [] if self.head.counts(namespace, checkpoint, write[0])]
+        self.unstored.has_read(namespace, checkpoint, counted)
         return found._replace(pending_writes=counted)
 
     async def aput(
@@ -117,25 +82,44 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        saved = await self.inner.aput(config, checkpoint, metadata, new_versions)
-        await self._pin((config["configurable"].get("checkpoint_ns", ""), checkpoint["id"], ""))
-        return saved
+        namespace = config["configurable"].get("checkpoint_ns", "")
+        changes = self.inner.checkpoint_changes(config, checkpoint, metadata, new_versions)
+        self.unstored.add(changes, (namespace, checkpoint["id"], ""))
+        if self.unstored.worked:
+            await self.stored()
+        else:
+            self.unstored.store_soon()
+        return saved_as(config, checkpoint)
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        own = writes_to_store(writes)
-        await self.inner.aput_writes(config, own, task_id, task_path)
         place = config["configurable"]
-        if place["checkpoint_id"] in self._shared and not await self._has(config, own, task_id):
-            return  # the task runs again, should another attempt go on from here
-        await self._pin((place.get("checkpoint_ns", ""), place["checkpoint_id"], task_id))
+        own = writes_to_store(writes)
+        written = Written(self.inner, config, own, task_id)
+        changes = self.inner.writes_changes(config, own, task_id, task_path)
+        self.unstored.add(changes, (place.get("checkpoint_ns", ""), place["checkpoint_id"], task_id), written)
+        if task_path == START_TASK and not self.unstored.worked:
+            self.unstored.store_soon()
+        else:
+            self.unstored.worked = True
+            await self.stored()
 
-    async def settled(self, *, succeeded: bool) -> None:
-        """Return once nothing is being written any more."""
+    async def ended(self) -> None:
+        """The graph has come to its end. Return once all is stored. Raises what storing it raises."""
+        await self.store_all()
+
+    async def store_all(self) -> None:
+        """Return once all is stored. Raises what storing it raises."""
+        await self.unstored.flush()
+
+    async def settled(self) -> None:
+        """Return once nothing is being written any more: the attempt has come to an end that matters more."""
+        with suppress(Exception):
+            await self.store_all()
         await self.stored.settled()
 
-    def alist(
+    async def alist(
         self,
         config: RunnableConfig | None,
         *,
@@ -143,37 +127,27 @@ class PinnedSaver(BaseCheckpointSaver[Any]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        return self.inner.alist(config, filter=filter, before=before, limit=limit)
+        await self.unstored.flush()
+        async for found in self.inner.alist(config, filter=filter, before=before, limit=limit):
+            yield found
 
     async def adelete_thread(self, thread_id: str) -> None:
+        await self.unstored.flush()
         await self.inner.adelete_thread(thread_id)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
+        await self.unstored.flush()
         return await self.inner.aget_delta_channel_history(config=config, channels=channels)
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         return self.inner.get_next_version(current, channel)
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> BaseCheckpointSaver[Any]:
-        inner = self.inner.with_allowlist(extra_allowlist)
+        inner: Any = self.inner.with_allowlist(extra_allowlist)
         if inner is self.inner:
             return self
         clone = copy.copy(self)
         clone.inner, clone.serde = inner, inner.serde
         return clone
-
-    async def _has(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str) -> bool:
-        """Whether the database has these writes of a task: it keeps what came first, be it a stale attempt's."""
-        found = await self.inner.aget_tuple(config)
-        kept = [(channel, value) for task, channel, value in (found and found.pending_writes) or [] if task == task_id]
-        packed = [(channel, self.serde.dumps_typed(value)) for channel, value in kept]
-        # As read back, for what is read may not be packed as what was written.
-        read_back = [(channel, self.serde.loads_typed(self.serde.dumps_typed(value))) for channel, value in writes]
-        return all((channel, self.serde.dumps_typed(value)) in packed for channel, value in read_back)
-
-    async def _pin(self, pin: Pin) -> None:
-        self.head.move(pin)
-        self._pins.append(pin)
-        await self.stored()

@@ -8,8 +8,9 @@ from langchain_core.runnables import RunnableConfig
 
 from shared.store import Claimed
 from worker.checkpoints.answers import answer_to_give
+from worker.checkpoints.head import Head
 from worker.checkpoints.jobs import JobSaver
-from worker.checkpoints.pinned import Head, PinnedSaver
+from worker.checkpoints.pinned import PinnedSaver
 from worker.checkpoints.threads import ThreadMemory
 from worker.graphs.loading import AnyGraph
 from worker.lease import FencedWriter

@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
-from typing import Any
 
 import structlog
 from langchain_core.runnables import RunnableConfig
 
-from worker.checkpoints.database import Answer, DatabaseSaver, Saver
+from worker.checkpoints.database import Answer, DatabaseSaver
+from worker.checkpoints.driver import Driver
 from worker.checkpoints.outage import ThreadsAway, is_locked, is_outage
 
 logger = structlog.get_logger(__name__)
-SQLITE_LOCK_SECONDS = 30
-OPEN_SECONDS = SQLITE_LOCK_SECONDS + 5.0
+OPEN_SECONDS = 35.0
 PATIENCE_SECONDS = 10.0  # for a restart, so that what a node has done is not done again
 TRIES = 3
 REOPEN_SECONDS = 0.5
 WATCH_SECONDS = 5.0
-CONNECT_SECONDS = 5
-ANSWER_SECONDS = 20
+ANSWER_SECONDS = 20.0
 CLOSE_SECONDS = 5.0
-SETUP_LOCK = 0x6D61735F  # "mas_": one worker at a time creates the tables
-SETUP_RETRY_SECONDS = 0.1
 NO_THREAD: RunnableConfig = {"configurable": {"thread_id": "", "checkpoint_ns": ""}}
-TRY_LOCK = "SELECT pg_try_advisory_lock(%s) AS locked"
 
 
 class ThreadMemory:
     """The connection of one process: opened for the first thread, again whenever it is lost, and closed with it."""
 
-    def __init__(self, database_url: str, *, connections: int) -> None:
+    def __init__(self, database_url: str) -> None:
         self.database_url = database_url
-        self.connections = connections
-        self._driver: Saver | None = None
+        self._driver: Driver | None = None
         self._saver: DatabaseSaver | None = None
         self._resources = AsyncExitStack()
         self._reason = ""
@@ -68,7 +60,7 @@ class ThreadMemory:
             raise self._away()
         return self._saver
 
-    async def ask(self, question: Callable[[Saver], Awaitable[Answer]]) -> Answer:
+    async def ask(self, question: Callable[[Driver], Awaitable[Answer]]) -> Answer:
         """Put a question to the database; where it goes away, again, for as long as it may be a restart.
 
         Raises `ThreadsAway`, and what the driver raises for a question that is wrong.
@@ -96,7 +88,7 @@ class ThreadMemory:
             await asyncio.sleep(WATCH_SECONDS)
             if self._driver is not None and not self._sqlite:
                 with suppress(ThreadsAway):
-                    await self.ask(lambda saver: saver.aget_tuple(NO_THREAD))
+                    await self.ask(lambda driver: driver.aget_tuple(NO_THREAD))
 
     async def close(self) -> None:
         if self._opening is not None:
@@ -125,7 +117,7 @@ class ThreadMemory:
         except TimeoutError:
             raise self._away() from None
 
-    def _lost(self, driver: Saver, error: BaseException) -> None:
+    def _lost(self, driver: Driver, error: BaseException) -> None:
         """Give this connection up, unless another job has, and open the next."""
         if driver is not self._driver:
             return
@@ -142,15 +134,21 @@ class ThreadMemory:
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._keep_opening())
 
+    async def _connect(self, resources: AsyncExitStack) -> Driver:
+        if self._sqlite:  # neither is loaded before the first thread
+            from worker.checkpoints.sqlite import open_sqlite
+
+            return await open_sqlite(resources, self.database_url)
+        from worker.checkpoints.postgres import open_postgres
+
+        return await open_postgres(resources, self.database_url)
+
     async def _keep_opening(self) -> None:
         said = False
         while True:
             try:
                 async with AsyncExitStack() as opening:
-                    if self._sqlite:
-                        driver = await _open_sqlite(opening, self.database_url)
-                    else:
-                        driver = await _open_postgres(opening, self.database_url, self.connections)
+                    driver = await self._connect(opening)
                     self._resources, self._driver = opening.pop_all(), driver
                 break
             except Exception as error:  # whatever it is, the jobs of threads need this task
@@ -175,56 +173,3 @@ async def _close(resources: AsyncExitStack) -> None:
             await resources.aclose()
     except Exception as error:  # it was broken anyway
         logger.info("a lost connection could not be closed", error=str(error))
-
-
-async def _open_sqlite(resources: AsyncExitStack, url: str) -> Saver:
-    import aiosqlite
-    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-
-    path = Path(url.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Each statement is its own transaction: an attempt that is stopped between a write and its commit would leave one
-    # open, and with it the database locked for all other workers.
-    connection = await resources.enter_async_context(
-        aiosqlite.connect(path, timeout=SQLITE_LOCK_SECONDS, isolation_level=None)
-    )
-    await connection.execute("PRAGMA synchronous=NORMAL")
-    saver = AsyncSqliteSaver(connection)
-    deadline = time.monotonic() + SQLITE_LOCK_SECONDS
-    while True:
-        try:
-            await saver.setup()
-            return saver
-        except sqlite3.OperationalError as error:
-            # Two workers that start together: turning a fresh file to WAL does not wait for the other's lock.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            await connection.rollback()
-            await asyncio.sleep(SETUP_RETRY_SECONDS)
-
-
-async def _open_postgres(resources: AsyncExitStack, url: str, connections: int) -> Saver:
-    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-    from psycopg import AsyncConnection
-    from psycopg.rows import dict_row
-    from psycopg_pool import AsyncConnectionPool
-
-    options: Any = {
-        "autocommit": True, "prepare_threshold": 0, "row_factory": dict_row,
-        "connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": ANSWER_SECONDS * 1000,
-    }  # fmt: skip
-    # Two workers that start together would otherwise create the same tables. They try for the lock: a statement that
-    # waits for it would hold up the `CREATE INDEX CONCURRENTLY` of the one that has it.
-    # Not by the pool: it would not say that there is nothing to connect to.
-    connection: Any
-    async with await AsyncConnection.connect(url, **options) as connection:
-        while not (await (await connection.execute(TRY_LOCK, (SETUP_LOCK,))).fetchone())["locked"]:  # noqa: ASYNC110
-            await asyncio.sleep(SETUP_RETRY_SECONDS)
-        try:
-            await AsyncPostgresSaver(connection).setup()
-        finally:
-            await connection.execute("SELECT pg_advisory_unlock(%s)", (SETUP_LOCK,))
-    pool: Any = AsyncConnectionPool(url, min_size=1, max_size=connections, open=False, timeout=10, kwargs=options)
-    await pool.open()
-    resources.push_async_callback(pool.close)
-    return AsyncPostgresSaver(pool)

@@ -23,7 +23,7 @@ async def queue(redis: Redis, valkey_url: str) -> AsyncIterator[JobQueue]:
 
 @pytest.fixture
 async def attempts(queue: JobQueue, tmp_path: Path) -> AsyncIterator[Attempts]:
-    threads = ThreadMemory(f"sqlite:///{tmp_path / 'threads.db'}", connections=2)
+    threads = ThreadMemory(f"sqlite:///{tmp_path / 'threads.db'}")
     yield Attempts(queue, threads)
     await threads.close()
 

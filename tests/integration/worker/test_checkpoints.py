@@ -125,10 +125,13 @@ class Contest:
         return self.id + suffix
 
     async def bring(self, hold: Sequence[str], *steps: str) -> None:
-        """Have the stale worker start these steps, which it must wait in."""
+        """Have the stale worker start these steps, which it must wait in, and store what led to them."""
         self.pair.heir.pause()
         await self.submit(hold)
         await until(lambda: set(self.trace.starts) == {(step, self.pair.stale.pid) for step in steps}, 10)
+        if self.thread:
+            head = key("head", TENANT, digest(self.thread))
+            await until(lambda: self.jobs.redis.hexists(head, "h:"))  # type: ignore[arg-type]
 
     async def inherit(self, *steps: str) -> None:
         """Let the heir take the job over, and start these steps."""
@@ -277,7 +280,7 @@ async def _has_event(job: Contest, text: bytes) -> bool:
 
 
 async def test_a_write_that_is_broken_off_leaves_the_database_to_others(tmp_path: Path) -> None:
-    memory = ThreadMemory(f"sqlite:///{tmp_path / 'threads.db'}", connections=1)
+    memory = ThreadMemory(f"sqlite:///{tmp_path / 'threads.db'}")
     place: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": "c"}}
     async with AsyncExitStack() as stack:
         stack.push_async_callback(memory.close)

@@ -45,8 +45,8 @@ async def workers() -> AsyncIterator[Callable[..., ThreadMemory]]:
     """The threads' memory as each of several workers has it."""
     made: list[ThreadMemory] = []
 
-    def start(url: str, connections: int = 3) -> ThreadMemory:
-        made.append(ThreadMemory(url, connections=connections))
+    def start(url: str) -> ThreadMemory:
+        made.append(ThreadMemory(url))
         return made[-1]
 
     yield start
@@ -91,13 +91,6 @@ async def test_workers_that_open_a_fresh_database_at_the_same_time_all_succeed(
         savers = await asyncio.wait_for(asyncio.gather(*(workers(url).saver() for _ in range(4))), 30)
         counts = await asyncio.gather(*(say(saver, f"acme:t{number}") for number, saver in enumerate(savers)))
         assert counts == [2, 2, 2, 2]
-
-
-async def test_a_worker_that_runs_one_job_at_a_time_has_a_memory_too(
-    new_database: NewDatabase, workers: Callable[..., ThreadMemory]
-) -> None:
-    memory = workers(new_database(), connections=1)
-    assert await asyncio.wait_for(say(await memory.saver(), "acme:t1"), 8) == 2
 
 
 async def test_many_threads_at_once_keep_apart(new_database: NewDatabase, workers: Callable[..., ThreadMemory]) -> None:

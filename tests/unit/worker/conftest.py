@@ -28,7 +28,7 @@ def queue() -> Iterator[JobQueue]:
 
 @pytest.fixture
 async def attempts(queue: JobQueue, tmp_path: Path) -> AsyncIterator[Attempts]:
-    threads = ThreadMemory(f"sqlite:///{tmp_path / 'threads.db'}", connections=2)
+    threads = ThreadMemory(f"sqlite:///{tmp_path / 'threads.db'}")
     yield Attempts(queue, threads)
     await threads.close()
     await queue.redis.aclose()

@@ -138,7 +138,7 @@ async def test_each_step_but_the_last_is_stored_in_one_write(mirror: Mirror) -> 
     graph = counting(20).compile(checkpointer=saver)
     saver.starting = graph.trigger_to_nodes
     await graph.ainvoke({"x": 0}, {**config(), "recursion_limit": 100}, durability="sync")
-    await saver.settled(succeeded=True)
+    await saver.ended()
     assert mirror.writes == 19
 
 
@@ -147,9 +147,34 @@ async def test_what_no_node_has_worked_on_is_stored_only_where_the_job_waits_the
     graph = chain(step).compile(checkpointer=saver, interrupt_before=["step"])
     await graph.ainvoke({"x": 1}, config(), durability="sync")
     assert mirror.writes == 0
-    await saver.settled(succeeded=False)
+    await saver.store_all()
     again = chain(step).compile(checkpointer=await mirror.loaded())
     assert await again.ainvoke(None, config(), durability="sync") == {"x": 2, "log": []}
+
+
+async def test_where_the_first_node_takes_its_time_what_leads_to_it_is_stored_before_long(mirror: Mirror) -> None:
+    """The way to it may have been chosen by a model."""
+    chosen: list[str] = []
+
+    def choose(_: State) -> str:
+        chosen.append("first")
+        return "first"
+
+    async def first(_: State) -> State:
+        await until(lambda: mirror.writes == 1)
+        raise ConnectionError
+
+    def build(first: Any) -> StateGraph[Any, Any, Any, Any]:
+        graph = StateGraph(State)
+        graph.add_node("first", first)
+        graph.add_conditional_edges(START, choose)
+        return graph
+
+    with pytest.raises(ConnectionError):
+        await build(first).compile(checkpointer=JobSaver(mirror.write)).ainvoke({"x": 1}, config(), durability="sync")
+    again = build(step).compile(checkpointer=await mirror.loaded())
+    assert (await again.ainvoke(None, config(), durability="sync"))["x"] == 2
+    assert chosen == ["first"]
 
 
 @pytest.mark.parametrize("succeeded", [True, False])
@@ -170,7 +195,7 @@ async def test_the_last_step_is_stored_unless_the_job_succeeds(mirror: Mirror, s
     saver.starting = graph.trigger_to_nodes
     await graph.ainvoke({"x": 1}, config(), durability="sync")
     assert mirror.writes == 1
-    await saver.settled(succeeded=succeeded)
+    await (saver.ended() if succeeded else saver.settled())
     again = chain(first, second).compile(checkpointer=await mirror.loaded())
     assert (await again.ainvoke(None, config(), durability="sync"))["x"] == 8
     assert ran == (["first", "second", "second"] if succeeded else ["first", "second"])
@@ -200,7 +225,7 @@ async def test_a_node_that_changes_what_it_is_given_does_not_change_what_was_sto
     saver = JobSaver(mirror.write)
     with pytest.raises(ConnectionError):
         await build().compile(checkpointer=saver).ainvoke({"x": 1, "log": ["given"]}, config(), durability="sync")
-    await saver.settled(succeeded=False)
+    await saver.store_all()
     fail = False
     again = await build().compile(checkpointer=await mirror.loaded()).ainvoke(None, config(), durability="sync")
     assert again["x"] == 2
@@ -254,7 +279,7 @@ async def test_the_newest_is_what_was_put_last_whatever_the_clocks_say(mirror: M
     two = await mirror.loaded()
     behind = {**last.checkpoint, "id": "00000000-0000-6000-8000-000000000000"}
     await two.aput(last.config, behind, last.metadata, {})  # type: ignore[arg-type]
-    await two.settled(succeeded=False)
+    await two.store_all()
     found = await (await mirror.loaded()).aget_tuple(config())
     assert found is not None
     assert found.checkpoint["id"] == behind["id"]
