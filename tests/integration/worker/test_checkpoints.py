@@ -132,6 +132,15 @@ class Contest:
         if self.thread:
             head = key("head", TENANT, digest(self.thread))
             await until(lambda: self.jobs.redis.hexists(head, "h:"))  # type: ignore[arg-type]
+            # The worker knows it as well, once it has renewed its lease since.
+            until_then = await self._lease()
+            await until(lambda: self._renewed(until_then))
+
+    async def _lease(self) -> float | None:
+        return await self.jobs.redis.zscore(key("leases"), ref(TENANT, self.id))  # type: ignore[no-any-return]
+
+    async def _renewed(self, before: float | None) -> bool:
+        return await self._lease() != before
 
     async def inherit(self, *steps: str) -> None:
         """Let the heir take the job over, and start these steps."""
