@@ -64,10 +64,10 @@ async def measured(url: str, base: str, count: int, way: str) -> dict[str, float
         jobs = JobStore(redis, result_ttl_seconds=600)
         claimed = await _claimed(jobs, count)
         memory = gateway_process.memory_info().rss
-        waiters = []
+        waiters, waiting = [], []
         for job in claimed:
             waiters.append(Waiter(await opened.enter_async_context(Connection.to(base)), job.id))
-        waiting = [asyncio.create_task(waiter.wait()) for waiter in waiters]
+            waiting.append(asyncio.create_task(waiters[-1].wait()))
         await _quiet(gateway_process)
         bytes_each = (gateway_process.memory_info().rss - memory) / count
         cpu = _cpu(gateway_process)
