@@ -1,4 +1,4 @@
-"""Thousands who wait for a job each, on one gateway, and some who poll: what one costs, and how soon each has its answer.
+"""Thousands who wait for a job each on one gateway, and some who poll: what one costs, and how soon it is answered.
 
 The jobs are ended by a stand-in for workers, through the store. It shares a process, and so a clock, with the clients.
 """
@@ -170,8 +170,8 @@ def measure(repeats: int, count: int) -> None:
         ]
         for way, title in WAYS.items()
     ]
-    text = f"{conditions(repeats)} {count:,} waiters on a gateway, and {POLLERS} who ask each {POLL_SECONDS * 1000:.0f} ms."
-    body = f"{text}\n\n{table(columns, rows)}"
+    load = f"{count:,} waiters on a gateway, and {POLLERS} who ask each {POLL_SECONDS * 1000:.0f} ms."
+    body = f"{conditions(repeats)} {load}\n\n{table(columns, rows)}"
     print(body)
     keep("Waiters", body)
 
