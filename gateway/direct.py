@@ -151,14 +151,14 @@ class _Parameters:
         self._defaults = {field.name: field.default for field in fields}
 
     def read(self, sent: Iterable[tuple[Any, Any]]) -> Mapping[str, Any] | None:
-        """Their values by the names of the endpoint's parameters; None where one is wrong, empty or sent twice."""
+        """Their values by the names of the endpoint's parameters; None where one is wrong or sent twice."""
         values: dict[str, Any] = {}
         for name, text in sent:
             field = self._fields.get(name)
             if field is None:
                 continue
             value, errors = field.validate(text if isinstance(text, str) else text.decode("latin-1"))
-            if errors or not text or field.name in values:
+            if errors or field.name in values:
                 return None
             values[field.name] = value
         return {**self._defaults, **values}
