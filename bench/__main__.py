@@ -1,6 +1,6 @@
 """`python -m bench` (or `make bench`): measures everything, prints the tables and keeps them in `results.md`.
 
-`python -m bench service`, `savers`, `webhooks`, `protocol` or `auth` measures that part, and replaces its section only.
+`python -m bench service`, `savers`, `webhooks`, `protocol`, `auth` or `waiters` measures that part, and replaces its section only.
 `python -m bench soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something
 grew.
 """
@@ -27,6 +27,7 @@ from bench.report import conditions, keep, table
 from bench.savers import measure as savers
 from bench.soak import JOBS as SOAK_JOBS
 from bench.soak import measure as soak
+from bench.waiters import measure as waiters
 from bench.webhooks import measure as webhooks
 
 Row = tuple[str, str, str]
@@ -135,6 +136,7 @@ PARTS = {
     "webhooks": (webhooks, 2000),
     "protocol": (protocol, 2000),
     "auth": (auth, 1000),
+    "waiters": (waiters, 5000),
 }
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.answer_headers import EVERYWHERE
 from gateway.errors import PROBLEM_JSON, Problem
+from gateway.outlet import Outlet
 from gateway.overload import SURPLUS
 from gateway.request_head import malformed, named_host
 
@@ -187,7 +188,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_complete = True
         self.bounds.idle.pop(self, None)
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, _Outlet(self))
+        self.cycle.transport = cast(asyncio.Transport, Outlet(self))
 
     def _unsupported_upgrade_warning(self) -> None:
         pass  # an upgrade is an offer: the request is answered as it is
@@ -205,6 +206,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if self._running is not None:
+            cast(Outlet, self._running.transport).flush()
         self._answered_at = time.monotonic()
         if self._closing_since is not None:  # nothing more is answered here
             self.server_state.total_requests += 1
@@ -293,26 +296,6 @@ class BoundedProtocol(HttpToolsProtocol):
                 return True
             self._unread_before = unread, now
         return False
-
-
-class _Outlet:
-    """The transport as an answer sees it: closing it waits until the client has said what it came for."""
-
-    __slots__ = ("_connection", "is_closing")
-
-    def __init__(self, connection: BoundedProtocol) -> None:
-        self._connection = connection
-        self.is_closing = connection.transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        if not self.is_closing():
-            self._connection.transport.write(data)
-
-    def close(self) -> None:
-        self._connection.close_when_heard()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection.transport, name)
 
 
 def _head_too_large() -> Problem:

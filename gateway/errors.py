@@ -158,8 +158,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(StoreError)
     async def answer_store_error(_: Request, error: StoreError) -> Response:
-        logger.warning("Redis failed a request", error=str(error))
-        return store_problem(error).response()
+        return store_failure(error)
 
 
 def job_not_found() -> Problem:
@@ -191,6 +190,12 @@ def store_problem(error: StoreError) -> Problem:
         return Problem("not_replicated", detail, headers=headers)
     detail = "The queue cannot be reached just now. Try again soon; a submit, with the same Idempotency-Key."
     return Problem("store_unavailable", detail, headers=headers)
+
+
+def store_failure(error: StoreError) -> Response:
+    """The answer to a request that Redis failed, which is logged."""
+    logger.warning("Redis failed a request", error=str(error))
+    return store_problem(error).response()
 
 
 def internal_problem() -> Problem:

@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Problem
@@ -144,16 +143,24 @@ class JSONRequest(Request):
         """The raw body. Raises `Problem` where there is one that does not say it is JSON."""
         if hasattr(self, "_body"):
             return self._body
-        try:
-            body = await super().body()
-        except ClientDisconnect:
-            raise Problem("bad_request", "The body broke off.") from None
+        self._body = body = await self._whole()
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if body and media_type != "application/json":
             raise Problem(
                 "unsupported_media_type", "Send the body as JSON, with the header Content-Type: application/json."
             )
         return body
+
+    async def _whole(self) -> bytes:
+        parts = []
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Problem("bad_request", "The body broke off.")
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def json(self) -> Any:
         """The body's JSON, parsed once. Raises `Problem`."""

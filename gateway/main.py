@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 
 from gateway.auth import Gate
 from gateway.cors import Cors
+from gateway.direct import Direct
 from gateway.documents import openapi_page
 from gateway.errors import install_error_handlers
 from gateway.limits import BodyLimit
@@ -24,7 +25,7 @@ from gateway.observe import Observe
 from gateway.overload import TurnAway
 from gateway.proxies import Forwarded
 from gateway.rates import RateLimit
-from gateway.routes import install_routes
+from gateway.routes import DIRECT, install_routes
 from gateway.services import REDIS_SECONDS, make_services
 from shared.env_file import warn_where_others_may_read
 from shared.logs import configure_logs
@@ -99,6 +100,7 @@ def create_app(
                 bytes_at_once=settings.max_body_bytes_at_once,
                 seconds=settings.request_seconds,
             ),
+            Middleware(Direct, routes=DIRECT),
         ],
     )
     app.state.services = services

@@ -8,8 +8,9 @@ once it is back.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Literal
 
@@ -99,21 +100,25 @@ class Waiters:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _pulse(self) -> None:
-        """While anybody waits: notice a Redis that hangs, and a subscription that died without a word."""
-        answered = rechecked = time.monotonic()
+        """While anybody waits: notice a Redis that hangs, and a subscription that died without a word.
+
+        Each pulse asks for a part of the jobs, so that each has been asked for after `RECHECK_SECONDS`.
+        """
+        answered = time.monotonic()
+        unasked: list[str] = []
+        part = 1
         while True:
             await asyncio.sleep(PULSE_SECONDS)
-            now = time.monotonic()
             if not self._waiting:
-                answered = now
+                answered = time.monotonic()
                 continue
+            if not unasked:  # those who come now are in the next turn: a turn takes half the time
+                unasked = list(self._waiting)
+                part = math.ceil(len(unasked) * PULSE_SECONDS * 2 / RECHECK_SECONDS)
+            asked, unasked = unasked[:part], unasked[part:]
             try:
                 async with answered_in_time():
-                    if now - rechecked > RECHECK_SECONDS:
-                        rechecked = now
-                        await self._recheck()
-                    else:
-                        await self.jobs.statuses([next(iter(self._waiting))])
+                    await self._ask([ref for ref in asked if ref in self._waiting] or [next(iter(self._waiting))])
                 answered = time.monotonic()
             except Exception:
                 if time.monotonic() - answered > PATIENCE_SECONDS:
@@ -122,9 +127,12 @@ class Waiters:
     async def _recheck(self) -> None:
         refs = list(self._waiting)
         for start in range(0, len(refs), CHUNK):
-            for ref, status in (await self.jobs.statuses(refs[start : start + CHUNK])).items():
-                if status is None or status in ENDED:
-                    self._wake(ref, "ended")
+            await self._ask(refs[start : start + CHUNK])
+
+    async def _ask(self, refs: Sequence[str]) -> None:
+        for ref, status in (await self.jobs.statuses(refs)).items():
+            if status is None or status in ENDED:
+                self._wake(ref, "ended")
 
     def _wake(self, ref: str, word: Word) -> None:
         for future in self._waiting.get(ref, ()):

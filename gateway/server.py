@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -42,6 +43,7 @@ class PatientServer(Server):
             self.bounds = Connections(settings.max_connections, settings.request_seconds)
             self.lifespan.state["connections"] = self.bounds
         await super().startup(sockets)
+        gc.freeze()  # what is here now stays: no collection looks through it again
 
     async def on_tick(self, counter: int) -> bool:
         if self.bounds is not None and counter % TICKS_PER_SECOND == 0:

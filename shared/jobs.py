@@ -219,5 +219,5 @@ class JobRecord(BaseModel):
 
 def rfc3339(milliseconds: int) -> str:
     """Milliseconds since the epoch as RFC 3339 in UTC, to the millisecond: `2026-01-31T12:00:00.000Z`."""
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+    moment = datetime.fromtimestamp(milliseconds // 1000, UTC)
+    return f"{moment.isoformat()[:19]}.{milliseconds % 1000:03d}Z"

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     max_tenant_depth: int = Field(1_000_000, ge=0)
     max_body_bytes: int = Field(10_000_000, ge=0)
     max_body_bytes_at_once: int = Field(64_000_000, ge=0)
-    max_connections: int = Field(4096, ge=0)
+    max_connections: int = Field(8192, ge=0)
     request_seconds: float = Field(20, ge=0)
 
     # The workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from gateway.routes import (
     addresses,
@@ -19,6 +20,13 @@ from gateway.routes import (
     webhooks,
     workers,
 )
+
+DIRECT = [
+    route
+    for route in (*submit.router.routes, *jobs.waiting_router.routes)
+    if isinstance(route, APIRoute) and route.endpoint in (submit.submit, jobs.get_job)
+]
+"""The routes of one job, which carry the load (see `gateway/direct.py`)."""
 
 
 def install_routes(app: FastAPI) -> None:

@@ -59,20 +59,25 @@ class JobStore:
     async def get(self, tenant: str, job_id: str, *, largest_output: int | None = None) -> StoredJob | None:
         """A job of this tenant, with its output, where that has no more than `largest_output` bytes."""
         name = ref(tenant, job_id)
-        with store_errors():
-            pipeline = self.redis.pipeline(transaction=True)  # of one moment: a status never has another round's output
-            pipeline.hgetall(key("job", name))
-            pipeline.strlen(key("result", name))
-            if largest_output is None:
-                pipeline.get(key("result", name))
-            else:
-                pipeline.getrange(key("result", name), 0, largest_output)
-            record, size, output = await pipeline.execute()
+        if largest_output is None:  # which may be large: no script should hold it
+            record, size, output = await self._whole(name)
+        else:
+            flat, size, output = await self._call(scripts.READ, name, largest_output)
+            record = _to_dict(flat)
         if not record:
             return None
         if largest_output is not None and size > largest_output:
             return StoredJob(job_id, record, None, size)
         return StoredJob(job_id, record, output or None)
+
+    async def _whole(self, name: str) -> tuple[dict[bytes, bytes], int, bytes | None]:
+        with store_errors():
+            pipeline = self.redis.pipeline(transaction=True)  # as in scripts/read.lua: of one moment
+            pipeline.hgetall(key("job", name))
+            pipeline.strlen(key("result", name))
+            pipeline.get(key("result", name))
+            record, size, output = await pipeline.execute()
+        return record, size, output
 
     async def statuses(self, refs: Sequence[str]) -> dict[str, str | None]:
         """The statuses of many jobs at once; None where a job is not there or cannot be read."""

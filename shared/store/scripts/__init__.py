@@ -33,6 +33,7 @@ class Script:
 
 SUBMIT = Script("submit", promises=True)
 CLAIM = Script("claim")
+READ = Script("read")
 RENEW = Script("renew")
 APPEND = Script("append")
 FINISH = Script("finish", promises=True)

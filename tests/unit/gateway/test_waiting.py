@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import fakeredis
@@ -144,6 +145,26 @@ async def test_a_hundred_waiters_of_one_job_are_all_woken_and_cost_no_call_each(
     answers = await asyncio.wait_for(asyncio.gather(*polls), 5)
     assert {answer.json()["status"] for answer in answers} == {"succeeded"}
     assert len(gateway.waiters) == 0
+
+
+async def test_each_of_many_is_asked_for_in_time_and_never_all_of_them_at_once(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "PULSE_SECONDS", 0.01)
+    monkeypatch.setattr(notices, "RECHECK_SECONDS", 1.0)
+    asked: list[list[str]] = []
+
+    async def counted(refs: list[str]) -> dict[str, str]:
+        asked.append(refs)
+        return dict.fromkeys(refs, "queued")
+
+    monkeypatch.setattr(gateway.jobs, "statuses", counted)
+    names = {f"default:{number}" for number in range(1000)}
+    with ExitStack() as waiting:
+        for name in names:
+            waiting.enter_context(gateway.waiters.waiting(name))
+        await _until(lambda: {ref for refs in asked for ref in refs} == names, within=10)
+    assert max(map(len, asked)) <= 1000 * 0.01 * 2
 
 
 async def test_a_client_that_goes_away_leaves_no_waiter(gateway: Gateway) -> None:
