@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 @contextmanager
 def valkey(folder: Path) -> Iterator[str]:
     """A Valkey that loses nothing, and its URL."""
+    folder.mkdir(parents=True, exist_ok=True)
     server = ValkeyServer(
         data_dir=folder, persist=True, config={"appendonly": "yes", "appendfsync": "always", "save": ""}
     )
@@ -93,12 +94,12 @@ def answers(url: str) -> bool:
     return False
 
 
-def until(condition: Callable[[], bool], seconds: float, failure: str) -> None:
+def until(condition: Callable[[], bool], seconds: float, failure: str, *, every: float = 0.02) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(failure)
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def free_port() -> int:

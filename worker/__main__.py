@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wait_until_reachable(url)
         serve_metrics(settings.worker_metrics_port)
         catalogue = load_catalogue(settings)
+        gc.freeze()  # what was imported stays: no full collection need look at it again
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
