@@ -14,24 +14,26 @@ from bench.processes import valkey, worker, workers_ready
 SETTLE_SECONDS = 5.0
 
 
-def measure(folder: Path, workers: int, seconds: float = 30.0) -> dict[str, float]:
-    """Percent of one core of the busiest worker and of Valkey, and commands a second and worker, of so many workers."""
+def measure(folder: Path, workers: int, repeats: int, seconds: float) -> dict[str, list[float]]:
+    """Of each stretch of so many seconds: percent of one core of the busiest worker and of Valkey, and the commands a
+    second and worker that Valkey executes, those in scripts too."""
+    found: dict[str, list[float]] = {"worker": [], "valkey": [], "commands": []}
     with ExitStack() as running:
         url = running.enter_context(valkey(folder))
         client = running.enter_context(redis.Redis.from_url(url))
-        started = [running.enter_context(worker(url, folder / "idle.log")) for _ in range(workers)]
+        started = [running.enter_context(worker(url, folder / "worker.log")) for _ in range(workers)]
         workers_ready(url, workers)
         time.sleep(SETTLE_SECONDS)
         server = psutil.Process(int(client.info("server")["process_id"]))  # type: ignore[index]
         processes = [*(psutil.Process(one.pid) for one in started), server]
-        commands = _commands(client)
-        before = [_cpu(process) for process in processes]
-        time.sleep(seconds)
-        *shares, of_server = (
-            (_cpu(process) - begun) / seconds * 100 for process, begun in zip(processes, before, strict=True)
-        )
-        asked = (_commands(client) - commands) / seconds / workers
-        return {"worker": max(shares), "valkey": of_server, "commands": asked}
+        for _ in range(repeats):
+            commands, before = _commands(client), [_cpu(process) for process in processes]
+            time.sleep(seconds)
+            took = [_cpu(process) - begun for process, begun in zip(processes, before, strict=True)]
+            found["worker"].append(max(took[:-1]) / seconds * 100)
+            found["valkey"].append(took[-1] / seconds * 100)
+            found["commands"].append((_commands(client) - commands) / seconds / workers)
+    return found
 
 
 def _cpu(process: psutil.Process) -> float:

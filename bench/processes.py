@@ -88,6 +88,14 @@ def workers_ready(url: str, count: int) -> None:
         until(lambda: len(client.keys("mas:worker:*")) == count, 30, f"there are not {count} workers")
 
 
+def publish(url: str, folder: Path) -> None:
+    """Have the gateways know the graph: a worker says what it serves, and its word outlives it."""
+    with worker(url, folder / "worker.log", WORKER_ROLES="jobs"):
+        workers_ready(url, 1)
+    with redis.Redis.from_url(url) as client:
+        until(lambda: not client.keys("mas:worker:*"), 10, "the worker is still there")
+
+
 def answers(url: str) -> bool:
     with suppress(URLError, OSError), urllib.request.urlopen(url, timeout=2) as answer:
         return bool(answer.status == 200)

@@ -20,17 +20,14 @@ GRAPHS = {"asyncio.sleep": "sleeps", "time.sleep": "sleeps_in_threads"}
 
 def measure(folder: Path) -> dict[str, float]:
     """Seconds until `JOBS` jobs are done, by how they wait, in a worker that has run none before."""
-    took = {}
-    for how, graph in GRAPHS.items():
-        with ExitStack() as running:
-            url = running.enter_context(valkey(folder / graph))
-            client = running.enter_context(redis.Redis.from_url(url))
-            settings = {"WORKER_CONCURRENCY": str(JOBS), "GRAPHS_CONFIG": GRAPHS_CONFIG}
-            running.enter_context(worker(url, folder / "sleepers.log", **settings))
-            workers_ready(url, 1)
-            base = running.enter_context(gateway(url, folder / "gateway.log"))
-            took[how] = _seconds(base, client, graph)
-    return took
+    with ExitStack() as running:
+        url = running.enter_context(valkey(folder))
+        client = running.enter_context(redis.Redis.from_url(url))
+        settings = {"WORKER_CONCURRENCY": str(JOBS), "GRAPHS_CONFIG": GRAPHS_CONFIG}
+        running.enter_context(worker(url, folder / "worker.log", **settings))
+        workers_ready(url, 1)
+        base = running.enter_context(gateway(url, folder / "gateway.log"))
+        return {how: _seconds(base, client, graph) for how, graph in GRAPHS.items()}
 
 
 def _seconds(base: str, client: redis.Redis, graph: str) -> float:
