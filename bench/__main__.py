@@ -13,8 +13,10 @@ import argparse
 import signal
 import sys
 import time
+from pathlib import Path
 
 from bench.auth import measure as auth
+from bench.budget import measure as budget
 from bench.protocol import measure as protocol
 from bench.savers import measure as savers
 from bench.service import MEASUREMENTS, WAITING
@@ -35,10 +37,13 @@ PARTS = {
 
 def _arguments() -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    options.add_argument("part", nargs="?", choices=[*PARTS, "soak"], help="all but the soak, if not given")
+    options.add_argument(
+        "part", nargs="?", choices=[*PARTS, "budget", "soak"], help="all but the last two, if not given"
+    )
     options.add_argument("--repeats", type=int, help="runs of each measurement: 5 of the service, else 3")
     options.add_argument("--jobs", type=int, help="jobs of a run")
     options.add_argument("--only", nargs="+", choices=MEASUREMENTS, help="of the service; printed, not kept")
+    options.add_argument("--before", type=Path, help="of the budget: an earlier checkout to measure in turns with this")
     options.add_argument("--waiting", type=int, default=WAITING, help="jobs in the long queue; fewer are not kept")
     return options.parse_args()
 
@@ -48,6 +53,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as at an error, what was started is stopped
     if asked.part == "soak":
         return 0 if soak(asked.jobs or SOAK_JOBS) else 1
+    if asked.part == "budget":
+        budget(asked.repeats or 3, asked.jobs or 2000, before=asked.before)
+        return 0
     started = time.perf_counter()
     for part in [asked.part] if asked.part else PARTS:
         measure, repeats, jobs = PARTS[part]

@@ -43,11 +43,11 @@ def child(module: str, *args: str | int) -> dict[str, float]:
 
 
 @contextmanager
-def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of this project, stopped with SIGTERM when done with."""
+def process(*command: str, log: Path, checkout: Path = ROOT, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of this project, or of another checkout of it, stopped with SIGTERM when done with."""
     with log.open("ab") as output:
         started = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, stdout=output, stderr=output, env={**os.environ, **environment}
+            [sys.executable, *command], cwd=checkout, stdout=output, stderr=output, env={**os.environ, **environment}
         )
     try:
         yield started
@@ -61,21 +61,21 @@ def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess
 
 
 @contextmanager
-def worker(url: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(url: str, log: Path, *, checkout: Path = ROOT, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     with process(
-        "-m", "worker", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, DATA_DIR=str(log.parent),
-        **{"GRAPHS_CONFIG": str(ROOT / "bench" / "langgraph.json"), "LOG_LEVEL": "WARNING", **environment},
+        "-m", "worker", log=log, checkout=checkout, REDIS_URL=url, SECRET_KEY=SECRET_KEY, DATA_DIR=str(log.parent),
+        **{"GRAPHS_CONFIG": str(checkout / "bench" / "langgraph.json"), "LOG_LEVEL": "WARNING", **environment},
     ) as started:  # fmt: skip
         yield started
 
 
 @contextmanager
-def gateway(url: str, log: Path, **environment: str) -> Iterator[str]:
+def gateway(url: str, log: Path, *, checkout: Path = ROOT, **environment: str) -> Iterator[str]:
     """A gateway, and its base URL once it is healthy."""
     port = free_port()
     base = f"http://127.0.0.1:{port}/api/v1"
     with process(
-        "-m", "gateway", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING",
+        "-m", "gateway", log=log, checkout=checkout, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING",
         HOST="127.0.0.1", PORT=str(port), DATA_DIR=str(log.parent), **{"AUTH_REQUIRED": "false", **environment},
     ):  # fmt: skip
         until(lambda: answers(f"{base}/health/ready"), 20, "the gateway is not ready")
