@@ -25,7 +25,6 @@ from shared.jobs import JobRequest
 from shared.logs import configure_logs
 from shared.settings import Settings
 from shared.store import JobStore, NewJob, connect
-from worker.checkpoints.threads import ThreadMemory
 from worker.graphs.catalogue import Catalogue
 from worker.graphs.loading import LoadedGraph
 from worker.lease import Lease
@@ -68,7 +67,7 @@ async def steps(store: JobStore) -> dict[str, Step]:
     """What each step runs, in the order in which they grow."""
     catalogue = Catalogue([LoadedGraph("two_nodes", "", two_nodes)], [])
     await catalogue.describe()
-    threads: Any = ThreadMemory("sqlite:///:memory:", connections=1)
+    threads: Any = None  # no job here has one
     nowhere = StoreNowhere(store.redis, result_ttl_seconds=600)
     checkpointed = two_nodes.copy(update={"checkpointer": InMemorySaver()})
 

@@ -16,6 +16,7 @@ from bench.report import conditions, keep, table
 from bench.session import Session
 
 WAITING = 1_000_000
+WAITERS = 5000
 IDLE_WORKERS = 8
 IDLE_SECONDS = 15.0
 
@@ -85,6 +86,21 @@ def many_waiting(session: Session) -> list[Figure]:
     return [*figures, Figure(f"{jobs}: time to submit them, two processes", [found.fill_seconds], "s")]
 
 
+def waiters(session: Session) -> list[Figure]:
+    """Clients that all wait for a job each, on one gateway, while others poll."""
+    rounds = []
+    for _ in session.rounds():
+        with gateway(session.url, session.folder / "gateway.log", MAX_CONNECTIONS="8192") as base:
+            child("bench.waiters", session.url, base, 100, "ended")  # warm
+            rounds.append(child("bench.waiters", session.url, base, WAITERS, "ended"))
+    what = f"{WAITERS:,} waiters, and pollers, on one gateway, MAX_CONNECTIONS=8192"
+    late, size = ([one[name] for one in rounds] for name in ("p95", "bytes"))
+    return [
+        Figure(f"{what}: p95 from a job's end to its answer", [one * 1000 for one in late], "ms", target=at_most(100)),
+        Figure(f"{what}: gateway memory a waiter", [one / 1000 for one in size], "KB", target=at_most(100)),
+    ]
+
+
 def sleeping(session: Session) -> list[Figure]:
     """Many jobs that wait at once in one worker."""
     rounds = [sleepers.measure(session.folder / f"sleepers-{number}") for number in session.rounds()]
@@ -126,6 +142,7 @@ MEASUREMENTS: dict[str, Callable[[Session], list[Figure]]] = {
     "latency": latency,
     "claims": claimed,
     "waiting": many_waiting,
+    "waiters": waiters,
     "sleepers": sleeping,
     "startup": starting,
     "idle": idling,
