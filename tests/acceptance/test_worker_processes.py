@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -102,12 +103,14 @@ def test_a_recycled_process_is_followed_by_another_at_once(shared_service: Servi
     assert parent.stop() == 0
 
 
-def test_a_wrong_setting_that_only_a_worker_can_see_ends_all_with_status_2(shared_service: Service) -> None:
-    parent = shared_service.processes.python(
-        "worker", "--processes", "2", REDIS_URL=shared_service.redis_url, GRAPHS_CONFIG="not-there.json"
-    )
-    assert parent.wait(20) == 2
-    assert "GRAPHS_CONFIG is wrong" in parent.log
+def test_a_wrong_setting_that_only_one_worker_can_see_ends_all_with_status_2(shared_service: Service) -> None:
+    port = free_port()
+    with socket.create_server(("", port + 1)):  # the second worker's
+        parent = shared_service.processes.python(
+            "worker", "--processes", "2", REDIS_URL=shared_service.redis_url, WORKER_METRICS_PORT=str(port)
+        )
+        assert parent.wait(20) == 2
+    assert f"WORKER_METRICS_PORT is wrong: cannot listen on {port + 1}" in parent.log
     assert "started again" not in parent.log
 
 
