@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 @contextmanager
 def valkey(folder: Path) -> Iterator[str]:
     """A Valkey that loses nothing, and its URL."""
+    folder.mkdir(parents=True, exist_ok=True)
     server = ValkeyServer(
         data_dir=folder, persist=True, config={"appendonly": "yes", "appendfsync": "always", "save": ""}
     )
@@ -42,11 +43,11 @@ def child(module: str, *args: str | int) -> dict[str, float]:
 
 
 @contextmanager
-def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of this project, stopped with SIGTERM when done with."""
+def process(*command: str, log: Path, checkout: Path = ROOT, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of this project, or of another checkout of it, stopped with SIGTERM when done with."""
     with log.open("ab") as output:
         started = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, stdout=output, stderr=output, env={**os.environ, **environment}
+            [sys.executable, *command], cwd=checkout, stdout=output, stderr=output, env={**os.environ, **environment}
         )
     try:
         yield started
@@ -60,21 +61,21 @@ def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess
 
 
 @contextmanager
-def worker(url: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(url: str, log: Path, *, checkout: Path = ROOT, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     with process(
-        "-m", "worker", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, DATA_DIR=str(log.parent),
-        **{"GRAPHS_CONFIG": str(ROOT / "bench" / "langgraph.json"), "LOG_LEVEL": "WARNING", **environment},
+        "-m", "worker", log=log, checkout=checkout, REDIS_URL=url, SECRET_KEY=SECRET_KEY, DATA_DIR=str(log.parent),
+        **{"GRAPHS_CONFIG": str(checkout / "bench" / "langgraph.json"), "LOG_LEVEL": "WARNING", **environment},
     ) as started:  # fmt: skip
         yield started
 
 
 @contextmanager
-def gateway(url: str, log: Path, **environment: str) -> Iterator[str]:
+def gateway(url: str, log: Path, *, checkout: Path = ROOT, **environment: str) -> Iterator[str]:
     """A gateway, and its base URL once it is healthy."""
     port = free_port()
     base = f"http://127.0.0.1:{port}/api/v1"
     with process(
-        "-m", "gateway", log=log, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING",
+        "-m", "gateway", log=log, checkout=checkout, REDIS_URL=url, SECRET_KEY=SECRET_KEY, LOG_LEVEL="WARNING",
         HOST="127.0.0.1", PORT=str(port), DATA_DIR=str(log.parent), **{"AUTH_REQUIRED": "false", **environment},
     ):  # fmt: skip
         until(lambda: answers(f"{base}/health/ready"), 20, "the gateway is not ready")
@@ -87,18 +88,26 @@ def workers_ready(url: str, count: int) -> None:
         until(lambda: len(client.keys("mas:worker:*")) == count, 30, f"there are not {count} workers")
 
 
+def publish(url: str, folder: Path) -> None:
+    """Have the gateways know the graph: a worker says what it serves, and its word outlives it."""
+    with worker(url, folder / "worker.log", WORKER_ROLES="jobs"):
+        workers_ready(url, 1)
+    with redis.Redis.from_url(url) as client:
+        until(lambda: not client.keys("mas:worker:*"), 10, "the worker is still there")
+
+
 def answers(url: str) -> bool:
     with suppress(URLError, OSError), urllib.request.urlopen(url, timeout=2) as answer:
         return bool(answer.status == 200)
     return False
 
 
-def until(condition: Callable[[], bool], seconds: float, failure: str) -> None:
+def until(condition: Callable[[], bool], seconds: float, failure: str, *, every: float = 0.02) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(failure)
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def free_port() -> int:

@@ -26,10 +26,10 @@ from pathlib import Path
 
 import httpx
 
-from gateway.child import Child, FirstRunError
 from gateway.embedded import EmbeddedValkey
 from gateway.lockfile import LockFile
 from gateway.reload import GATEWAY, WORKER, affected, watch_code
+from shared.child import Child, FirstRunError
 from shared.settings import Settings, SettingsError, is_loopback, load_settings
 
 VALKEY = "valkey"
@@ -137,6 +137,7 @@ def dev_environment(settings: Settings, host: str, redis_url: str) -> dict[str, 
         "AUTH_REQUIRED": "false",
         "GATEWAY_WORKERS": "1",
         "GATEWAY_RECYCLE_REQUESTS": "0",
+        "WORKER_PROCESSES": "1",
         "REDIS_URL": redis_url,
         "SECRET_KEY": settings.secret_key.get_secret_value()
         if settings.secret_key

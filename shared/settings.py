@@ -87,6 +87,7 @@ class Settings(BaseSettings):
 
     # The workers
     graphs_config: Path = Path("langgraph.json")
+    worker_processes: int = Field(1, ge=1, le=64)
     worker_concurrency: int = Field(10, ge=1, le=10_000)
     worker_queues: Annotated[list[Name], NoDecode, BeforeValidator(_split), Field(min_length=1)] = ["default"]
     worker_roles: Annotated[
@@ -165,6 +166,12 @@ class Settings(BaseSettings):
     def _open_only_on_loopback(self) -> Settings:
         if not self.auth_required and not is_loopback(self.host):
             raise ValueError("AUTH_REQUIRED=false is accepted only where HOST is a loopback address such as 127.0.0.1")
+        return self
+
+    @model_validator(mode="after")
+    def _a_metrics_port_for_each_worker_process(self) -> Settings:
+        if self.worker_metrics_port and self.worker_metrics_port + self.worker_processes - 1 > 65535:
+            raise ValueError("WORKER_METRICS_PORT is wrong: each further one of WORKER_PROCESSES takes the next port")
         return self
 
     @cached_property

@@ -20,7 +20,8 @@ from shared.signing import seal
 from shared.store import DeliveryLog, EndpointStore, JobStore, NewJob
 from shared.store.keys import key
 from tests.servers import SECRET_KEY
-from worker.delivery_http import Answer, DeliveryClient
+from worker.delivery_answer import Answer
+from worker.delivery_http import DeliveryClient
 from worker.webhooks import WebhookSender, sender_from_settings
 
 TENANT = "acme"

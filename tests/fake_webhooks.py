@@ -15,7 +15,7 @@ from shared.store import ClaimedDelivery, Recorded, StoreUnavailable
 from shared.store.deliveries import AddressState, HostState
 from shared.webhooks import DeliveryAttempt
 from tests.servers import wait_until
-from worker.delivery_http import Answer
+from worker.delivery_answer import Answer
 
 SECRET_KEY = "k" * 32
 OWN_SECRET = "whsec_" + "A" * 32

@@ -1,4 +1,4 @@
-"""`python -m worker`: one worker process. Stops on SIGTERM and SIGINT, handing its jobs back.
+"""`python -m worker`: one worker process, or several (`--processes N`). Stops on SIGTERM and SIGINT, handing jobs back.
 
 Exit status: 0 stopped, 1 failed, 2 a setting is wrong, 3 a node blocked the event loop past its job's time limit: start
 it again.
@@ -6,14 +6,16 @@ it again.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -45,12 +47,17 @@ EXPIRE_BATCH = 100
 SENDER_STOP_SECONDS = 2.0
 
 
-def main() -> int:
-    """Run a worker until it is told to stop. Gives the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a worker, or several, until told to stop. Gives the exit status."""
+    asked = _parser().parse_args(arguments).processes
     try:
-        settings = load_settings()
+        settings = load_settings() if asked is None else load_settings(worker_processes=asked)
         configure_logs(settings)
         warn_where_others_may_read()
+        if settings.worker_processes > 1:
+            from worker.processes import keep_workers
+
+            return keep_workers(settings)
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid7().hex[-6:]}"
         structlog.contextvars.bind_contextvars(worker=worker_id)
         url = settings.require_redis_url()
@@ -59,6 +66,7 @@ def main() -> int:
         wait_until_reachable(url)
         serve_metrics(settings.worker_metrics_port)
         catalogue = load_catalogue(settings)
+        gc.freeze()  # what was imported stays: no full collection need look at it again
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
@@ -84,6 +92,12 @@ def main() -> int:
             sender.stop(SENDER_STOP_SECONDS)
     logger.info("stopped")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m worker", description="Run jobs. Settings: the environment.")
+    parser.add_argument("--processes", type=int, metavar="N", help="this many workers, one per core: WORKER_PROCESSES")
+    return parser
 
 
 def run(loop: asyncio.AbstractEventLoop, worker: Coroutine[Any, Any, None], signals: StopSignals) -> None:

@@ -12,9 +12,8 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import aiohttp
 import certifi
@@ -23,6 +22,7 @@ from yarl import URL
 
 from shared.addresses import AddressRefused, Target, parse_url, resolve
 from shared.settings import Network
+from worker.delivery_answer import Answer
 
 BODY_KEPT_BYTES = 1024
 BODY_READ_BYTES = 64 * 1024  # read this much of an answer to keep its connection; a longer one costs the connection
@@ -30,24 +30,6 @@ KEEP_ALIVE_SECONDS = 2.0  # less than any common server's, so that no try is los
 CONNECT_SECONDS = 4.0  # TLS included; a dead address delays the next by a quarter of a second
 MAX_ADDRESSES = 4
 _OUR_OWN = {errno.EMFILE, errno.ENFILE}  # too many open files here: it says nothing about the receiver
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of a try: the answer's status, the first 1 KB of its body, and what went wrong with it.
-
-    `status_code` and `body` are None where no answer came, and `error` then says why, in words. `reason` says it to the
-    program, and means nothing where there is a status: the receiver was `silent` (no connection, no TLS, no status
-    line), our own check `refused` the address, or the message could not be made ready (`unready`).
-    `abort`: the answer's header asks for no more tries of this message.
-    """
-
-    status_code: int | None = None
-    retry_after: str | None = None
-    body: str | None = None
-    error: str | None = None
-    abort: bool = False
-    reason: Literal["silent", "refused", "unready"] = "silent"
 
 
 class DeliveryClient:

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from shared.store.deliveries import AddressState, HostState
-from worker.delivery_http import Answer
+from worker.delivery_answer import Answer
 
 HOUR = 3600.0
 RETRY_SECONDS = (5.0, 300.0, 1800.0, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR)

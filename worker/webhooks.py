@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import structlog
 
@@ -26,8 +26,11 @@ from shared.signing import default_secret, sign_headers, unseal
 from shared.store import ClaimedDelivery, DeliveryStore, Recorded, StoreError, connect, connect_blocking
 from shared.store.deliveries import AddressState, HostState
 from shared.webhooks import DeliveryAttempt
-from worker.delivery_http import Answer, DeliveryClient
+from worker.delivery_answer import Answer
 from worker.delivery_schedule import Decision, decide
+
+if TYPE_CHECKING:
+    from worker.delivery_http import DeliveryClient
 
 POLL_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 5.0
@@ -128,6 +131,8 @@ class WebhookSender:
             loop.close()
 
     async def _serve(self) -> None:
+        from worker.delivery_http import DeliveryClient  # here, in the thread: aiohttp would hold up the first job
+
         client = DeliveryClient(self._allow, timeout_seconds=self._timeout_seconds, ssl_context=self._ssl_context)
         failures = 0
         async with self._open_store() as store, client:

@@ -13,7 +13,7 @@ import pytest
 from shared.settings import Network
 from tests.deliveries import post
 from tests.receivers import Receiver
-from worker.delivery_http import Answer
+from worker.delivery_answer import Answer
 
 
 async def test_the_connection_goes_to_the_address_that_was_checked(

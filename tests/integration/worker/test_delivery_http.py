@@ -13,7 +13,8 @@ import pytest
 
 from tests.deliveries import LOOPBACK, post
 from tests.receivers import Receiver, Reply
-from worker.delivery_http import Answer, DeliveryClient
+from worker.delivery_answer import Answer
+from worker.delivery_http import DeliveryClient
 
 
 async def test_a_post_arrives_with_its_headers_and_its_answer_comes_back(receiver: Receiver) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.attempts import Attempts
 from tests.fake_webhooks import SECRET_KEY, InMemoryDeliveries, Network
 from tests.job_queue import JobQueue
-from worker import webhooks
+from worker import delivery_http
 from worker.checkpoints.threads import ThreadMemory
 from worker.webhooks import WebhookSender
 
@@ -54,7 +54,7 @@ def store() -> InMemoryDeliveries:
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     network = Network()
-    monkeypatch.setattr(webhooks, "DeliveryClient", network)
+    monkeypatch.setattr(delivery_http, "DeliveryClient", network)
     return network
 
 

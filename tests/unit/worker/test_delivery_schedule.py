@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from worker.delivery_http import Answer
+from worker.delivery_answer import Answer
 from worker.delivery_schedule import MAX_RETRY_AFTER_SECONDS, RETRY_SECONDS, decide
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

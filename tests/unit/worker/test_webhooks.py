@@ -17,7 +17,7 @@ from shared.store import Recorded
 from tests.fake_webhooks import FIRST, OWN_SECRET, SECRET_KEY, InMemoryDeliveries, Network
 from tests.servers import wait_until
 from worker import webhooks
-from worker.delivery_http import Answer
+from worker.delivery_answer import Answer
 from worker.webhooks import WebhookSender
 
 

@@ -1,4 +1,4 @@
-"""A program that `--dev` keeps running: started again when it dies or its code changes, and gone when `--dev` is."""
+"""A program that its parent keeps running: started again when it dies or is asked to, and gone when the parent is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FIRST_BACKOFF_SECONDS = 0.5
@@ -24,9 +25,10 @@ class FirstRunError(Exception):
 
 
 class Child:
-    """One program, in a session of its own, so that a terminal's Ctrl-C reaches `--dev` alone.
+    """One program, in a session of its own, so that a terminal's Ctrl-C reaches its parent alone.
 
-    `orphan_signal` is what Linux sends it when `--dev` dies without stopping it; `started` is told each new process id.
+    `orphan_signal` is what Linux sends it when the parent dies without stopping it; `started` is told each new process
+    id. `stop_within` is for how many seconds it is waited for before it is killed; None is as long as it takes.
     """
 
     def __init__(
@@ -35,8 +37,8 @@ class Child:
         command: Sequence[str],
         *,
         say: Callable[[str], None],
-        started: Callable[[int], None],
-        stop_within: float,
+        started: Callable[[int], None] = lambda pid: None,
+        stop_within: float | None,
         orphan_signal: int = signal.SIGKILL,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
@@ -58,6 +60,12 @@ class Child:
         self._wanted_anew = asyncio.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._end: asyncio.Future[int] | None = None
+        self._waiting = ThreadPoolExecutor(1, thread_name_prefix=name)  # the loop's own has few threads, on few cores
+
+    @property
+    def status(self) -> int | None:
+        """The exit status of the last run, negative for a signal; None while it runs."""
+        return None if self._process is None else self._process.returncode
 
     async def keep(self) -> None:
         """Run the program until `stop`. Raises `FirstRunError` where it turns its settings down."""
@@ -72,6 +80,9 @@ class Child:
             if first and status == 2:
                 raise FirstRunError(self.name)
             first = False
+            if status == 0:  # it has left by itself, as a worker does that has run enough jobs
+                self.failures = 0
+                continue
             self.failures = 1 if time.monotonic() - since > HEALTHY_SECONDS else self.failures + 1
             delay = min(FIRST_BACKOFF_SECONDS * 2 ** (self.failures - 1), LONGEST_BACKOFF_SECONDS)
             self._say(f"{self.name} {_in_words(status)}; it is started again in {delay:g} s")
@@ -81,13 +92,21 @@ class Child:
     async def restart(self) -> None:
         """Stop the program gracefully; `keep` starts it again, at once also where it was waiting to."""
         self._wanted_anew.set()
-        await self._terminate()
+        if self._process is not None:
+            self._process.terminate()
+        await self._ended()
 
     async def stop(self) -> None:
         """Stop the program gracefully, for good."""
+        self.send(signal.SIGTERM)
+        await self._ended()
+
+    def send(self, number: int) -> None:
+        """Send the program this signal, to stop for good."""
         self._stopping = True
         self._wanted_anew.set()
-        await self._terminate()
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         """End the program at once."""
@@ -97,7 +116,7 @@ class Child:
     async def _run(self) -> int:
         process = self._process = self._start()
         self._started(process.pid)
-        self._end = asyncio.ensure_future(asyncio.to_thread(process.wait))
+        self._end = asyncio.get_running_loop().run_in_executor(self._waiting, process.wait)
         return await asyncio.shield(self._end)
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -116,10 +135,9 @@ class Child:
                 preexec_fn=_signal_when_parent_dies(self._orphan_signal),
             )
 
-    async def _terminate(self) -> None:
+    async def _ended(self) -> None:
         if self._process is None or self._end is None or self._end.done():
             return
-        self._process.terminate()
         try:
             await asyncio.wait_for(asyncio.shield(self._end), self._stop_within)
         except TimeoutError:

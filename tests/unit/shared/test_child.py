@@ -1,4 +1,4 @@
-"""A program that `--dev` keeps running, with small programs in the place of gateway and worker."""
+"""A program that its parent keeps running, with small programs in the place of gateway and worker."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from gateway import child as child_module
-from gateway.child import Child, FirstRunError
 from gateway.lockfile import LockFile
+from shared import child as child_module
+from shared.child import Child, FirstRunError
 from tests.servers import is_alive
 
 FOREVER = "import time; time.sleep(600)"
@@ -70,6 +70,23 @@ async def test_a_program_that_dies_is_started_again_and_a_line_says_so(monkeypat
         "program ended with exit status 3; it is started again in 0.05 s",
         "program ended with exit status 3; it is started again in 0.1 s",
     ]
+
+
+async def test_a_program_that_leaves_by_itself_is_started_again_at_once_and_without_a_word() -> None:
+    watched = Watched("raise SystemExit(0)")
+    async with kept(watched):
+        await until(lambda: len(watched.pids) >= 4)
+    assert watched.said == []
+
+
+async def test_the_end_of_each_of_many_programs_is_seen_at_once() -> None:
+    many = [Watched(FOREVER) for _ in range(40)]  # more than the event loop's own pool has threads on most machines
+    async with AsyncExitStack() as stack:
+        for watched in many:
+            await stack.enter_async_context(kept(watched))
+        await until(lambda: all(watched.pids for watched in many))
+        many[-1].child.kill()
+        await until(lambda: many[-1].said, within=2)
 
 
 async def test_a_killed_program_is_started_again_after_the_shortest_wait() -> None:
@@ -155,7 +172,7 @@ async def test_a_program_holds_the_lock_that_it_was_given_through_every_restart(
 def test_a_program_dies_with_a_killed_parent(tmp_path: Path) -> None:
     parent = """
 import asyncio, sys
-from gateway.child import Child
+from shared.child import Child
 child = Child("program", ["sleep", "600"], say=print, started=lambda pid: print(pid, flush=True), stop_within=1)
 asyncio.run(child.keep())
 """
