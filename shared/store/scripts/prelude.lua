@@ -10,7 +10,7 @@ local HEAD_START_MS = 60000    -- how much earlier one step of priority ranks a 
 local MAX_TOKENS = 64          -- wake tokens kept: each claim that leaves work pushes the next one
 
 local call = redis.call
-local OFFSET = tonumber(ARGV[1]) or 0
+local OFFSET = tonumber(ARGV[1]) or tonumber(ARGV[3]) -- of many calls in one (calls.lua) the first one's
 
 local function now_ms()
   local time = call('TIME')
