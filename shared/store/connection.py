@@ -122,11 +122,12 @@ def _grouped(calls: list[list[Argument]]) -> Iterator[list[list[Argument]]]:
     """The calls that one call of the script runs: Valkey does nothing else meanwhile."""
     group, size = list[list[Argument]](), 0
     for call in calls:
-        size += sum([len(argument) for argument in call if isinstance(argument, (bytes, str))])
-        if group and (size > GROUP_BYTES or len(group) == GROUP_CALLS):
+        more = sum([len(argument) for argument in call if isinstance(argument, (bytes, str))])
+        if group and (size + more > GROUP_BYTES or len(group) == GROUP_CALLS):
             yield group
             group, size = [], 0
         group.append(call)
+        size += more
     if group:
         yield group
 

@@ -21,14 +21,21 @@ RECORDS = [
     Bug("a cancelled job stays among those not due", "ends", "call('ZREM', KEY.due, ref)\n  final", "final"),
     Bug("a job that is claimed stays in its lane", "claim", "call_with('ZREM', lane, of_lane.refs, 1, #ids)", ""),
     Bug("a job that is claimed has no lease", "claim", "call_with('ZADD', KEY.leases, leases, 1, #leases)", ""),
-    Bug("a lane that a claim has emptied stays named", "claim", "call('SREM', KEY.lanes", "call('SISMEMBER', KEY.lanes"),
+    Bug(
+        "a lane that a claim has emptied stays named", "claim", "call('SREM', KEY.lanes", "call('SISMEMBER', KEY.lanes"
+    ),
     Bug(
         "a job that is claimed stays in the index of those that wait",
         "claim",
         "call_with('ZREM', index_key(ref, job, 'queued'), ids, 1, #ids)",
         "",
     ),
-    Bug("a job that is cancelled stays in its lane", "prelude", "if call('ZREM', lane, ref) == 1", "if call('ZSCORE', lane, ref)"),
+    Bug(
+        "a job that is cancelled stays in its lane",
+        "prelude",
+        "if call('ZREM', lane, ref) == 1",
+        "if call('ZSCORE', lane, ref)",
+    ),
     Bug("an empty lane stays named", "prelude", "call('SREM', KEY.lanes", "call('SISMEMBER', KEY.lanes"),
     Bug(
         "a job that has run alone stays in line for it",
