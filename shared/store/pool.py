@@ -31,11 +31,11 @@ LET_GO_SECONDS = 1.0  # at most once: a connection is also given up where its ca
 
 class _OpenConnection(AbstractConnection):
     def pack_command(self, *args: Any) -> list[bytes]:
-        return _PACKER.pack(*args)  # type: ignore[no-any-return, no-untyped-call]
+        return _PACKER.pack(*args)  # type: ignore[no-any-return]
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         if not self.is_connected:
-            await self.connect()
+            await self.connect()  # type: ignore[no-untyped-call]
         elif check_health and self.health_check_interval:
             await self.check_health()  # type: ignore[no-untyped-call]
         if isinstance(command, str):
