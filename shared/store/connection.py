@@ -14,7 +14,7 @@ from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError
 
 from shared.redis_url import is_sentinel_url, shown_address
 from shared.settings import SettingsError
-from shared.store.errors import NotReplicated, StoreError, StoreFull, store_errors, translated
+from shared.store.errors import NotReplicated, StoreError, StoreFull, StoreUnavailable, store_errors, translated
 from shared.store.pool import OpenPool, SharedPool
 from shared.store.scripts import Script
 from shared.store.sentinel import BlockingMasterPool, MasterPool, master, master_sync
@@ -104,7 +104,8 @@ async def run(redis: Redis, script: Script, *args: Argument, replicas: int = 0) 
 async def run_many(redis: Redis, script: Script, calls: list[list[Argument]], *, replicas: int = 0) -> list[Any]:
     """Run a script once for each list of arguments, in their order, each for itself. An error stands in its own place.
 
-    As few round trips as Valkey bears: each is one call that runs the script many times. Raises `StoreUnavailable`.
+    As few round trips as Valkey bears: each is one call that runs the script many times. Raises `StoreUnavailable`
+    where nothing was answered.
     """
     answers: list[Any] = []
     for group in _grouped(calls):
@@ -115,6 +116,10 @@ async def run_many(redis: Redis, script: Script, calls: list[list[Argument]], *,
                 answers += map(_known, await run(redis, script, "each", *_counted(group), replicas=replicas))
         except (NotReplicated, StoreFull, ResponseError) as error:
             answers += [error] * len(group)
+        except StoreUnavailable as error:
+            if not answers:
+                raise
+            return answers + [error] * (len(calls) - len(answers))  # what is answered is done
     return answers
 
 

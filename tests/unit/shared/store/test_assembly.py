@@ -11,43 +11,12 @@ from shared.store.keys import KEYS
 from shared.store.scripts.assembly import SHARED, assemble, read_part, words_of
 
 KNOWN = [script for script in vars(scripts).values() if isinstance(script, scripts.Script)]
-LUA = set(
-    [
-        "and",
-        "break",
-        "do",
-        "else",
-        "elseif",
-        "end",
-        "false",
-        "for",
-        "function",
-        "if",
-        "in",
-        "local",
-        "nil",
-        "not",
-        "or",
-        "repeat",
-        "return",
-        "then",
-        "true",
-        "until",
-        "while",
-        "ARGV",
-        "redis",
-        "math",
-        "string",
-        "table",
-        "tonumber",
-        "tostring",
-        "type",
-        "unpack",
-        "pairs",
-        "ipairs",
-        "next",
-        "pcall",
-    ]
+LUA = frozenset(
+    re.findall(
+        r"\w+",
+        "and break do else elseif end false for function if in local nil not or repeat return then true until while "
+        "ARGV redis math string table tonumber tostring type unpack pairs ipairs next pcall",
+    )
 )
 _LOCAL = re.compile(r"\blocal ([\w, ]+?) *(?:=|''|\n|$)|\bfor ([\w, ]+?) (?:=|in\b)|\bfunction *(\w*)\(([\w, .]*)\)")
 _FIELD = re.compile(r"[{,]\s*(\w+) = ")

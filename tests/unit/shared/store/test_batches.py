@@ -8,7 +8,7 @@ import pytest
 from redis import Redis as SyncRedis
 from redis.exceptions import NoScriptError, ResponseError
 
-from shared.store import Submitted, connection
+from shared.store import StoreUnavailable, Submitted, connection
 from shared.store.connection import run_many
 from shared.store.keys import key, ref
 from shared.store.scripts import APPEND
@@ -85,6 +85,25 @@ async def test_a_script_that_is_forgotten_between_two_groups_is_sent_again(
     answers = await queue.store.submit_many(jobs)
     assert not any(isinstance(answer, NoScriptError) for answer in answers)
     assert outcomes(answers) == ["created"] * len(jobs)
+
+
+async def test_what_is_answered_stays_answered_where_the_server_goes_away_after_it(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, answered = connection.run, list[int]()
+
+    async def broken(*args: Any, **named: Any) -> Any:
+        if len(answered) >= 1:
+            raise StoreUnavailable("gone")
+        answered.append(1)
+        return await run(*args, **named)
+
+    monkeypatch.setattr(connection, "run", broken)
+    size = connection.GROUP_CALLS
+    answers = await queue.store.submit_many([queue.new(f"a{n}") for n in range(3 * size)])
+    assert outcomes(answers) == ["created"] * size + [StoreUnavailable] * 2 * size
+    with pytest.raises(StoreUnavailable):
+        await queue.store.submit_many([queue.new(f"b{n}") for n in range(3 * size)])
 
 
 async def test_a_key_that_stands_twice_in_a_batch_is_one_job(queue: JobQueue) -> None:
