@@ -14,7 +14,7 @@ from arq.worker import Worker
 
 from shared.logs import configure_logs
 from shared.settings import Settings
-from shared.store import JobStore, KeeperStore, connect_blocking, connect_sync
+from shared.store import JobStore, KeeperStore, connect, connect_blocking, connect_sync
 from worker.graphs.catalogue import Catalogue
 from worker.graphs.loading import LoadedGraph
 from worker.keeper import Keeper
@@ -43,7 +43,7 @@ def wait_for_start(url: str) -> None:
 async def leased(url: str) -> None:
     settings = Settings(worker_concurrency=CONCURRENCY, worker_roles=["jobs"])
     name = f"noop-{os.getpid()}"
-    pool = ArqRedis.from_url(url)
+    pool = ArqRedis(connect(url).connection_pool)  # as `python -m worker` does
     store = JobStore(pool, result_ttl_seconds=600)
     catalogue = Catalogue([LoadedGraph("noop", "", None)], [])
     runner = NoopRunner(store, name, catalogue, None, job_timeout_seconds=60, max_output_bytes=0)  # type: ignore[arg-type]

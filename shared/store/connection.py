@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import redis as redis_sync
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError
+from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError, ResponseError
 
 from shared.redis_url import is_sentinel_url, shown_address
 from shared.settings import SettingsError
-from shared.store.errors import NotReplicated, StoreError, store_errors, translated
+from shared.store.errors import NotReplicated, StoreError, StoreFull, StoreUnavailable, store_errors, translated
 from shared.store.pool import OpenPool, SharedPool
 from shared.store.scripts import Script
 from shared.store.sentinel import BlockingMasterPool, MasterPool, master, master_sync
 
 Argument = str | bytes | int | float
 CONNECT_SECONDS = 1.5
+GROUP_CALLS, GROUP_BYTES = 64, 1_000_000  # run by one call: Valkey is at it for 2 to 3 ms
 WAIT_MS = 700  # for replicas: twice, where the server does not know the script, within what a request may take
 
 
@@ -92,10 +94,7 @@ async def run(redis: Redis, script: Script, *args: Argument, replicas: int = 0) 
     """
     with store_errors():
         if replicas and script.promises:
-            answer, has = await _pipelined(redis, script, [list(args)], replicas)
-            if isinstance(answer, NoScriptError):
-                answer, has = await _pipelined(redis, script, [list(args)], replicas, with_text=True)
-            return _replicated(answer, has, replicas)
+            return await _with_replicas(redis, script, args, replicas)
         try:
             return await redis.evalsha(script.sha, 0, *args)  # type: ignore[arg-type, misc]
         except NoScriptError:
@@ -103,31 +102,62 @@ async def run(redis: Redis, script: Script, *args: Argument, replicas: int = 0) 
 
 
 async def run_many(redis: Redis, script: Script, calls: list[list[Argument]], *, replicas: int = 0) -> list[Any]:
-    """Run a script once for each list of arguments, in one round trip. An error stands in its own place."""
-    replicas = replicas if script.promises else 0
-    with store_errors():
-        # The first brings the text along: no later one can run before it because the server did not know the script.
-        *answers, has = await _pipelined(redis, script, calls, replicas, with_text=True)
-        if any(isinstance(answer, NoScriptError) for answer in answers):  # flushed in the middle
-            again = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            *late, has = await _pipelined(redis, script, [calls[i] for i in again], replicas, with_text=True)
-            for index, answer in zip(again, late, strict=True):
-                answers[index] = answer
-    return [_error_or_replicated(answer, has, replicas) for answer in answers]
+    """Run a script once for each list of arguments, in their order, each for itself. An error stands in its own place.
+
+    As few round trips as Valkey bears: each is one call that runs the script many times. Raises `StoreUnavailable`
+    where nothing was answered.
+    """
+    answers: list[Any] = []
+    for group in _grouped(calls):
+        try:
+            if len(group) == 1:
+                answers.append(await run(redis, script, *group[0], replicas=replicas))
+            else:
+                answers += map(_known, await run(redis, script, "each", *_counted(group), replicas=replicas))
+        except (NotReplicated, StoreFull, ResponseError) as error:
+            answers += [error] * len(group)
+        except StoreUnavailable as error:
+            if not answers:
+                raise
+            return answers + [error] * (len(calls) - len(answers))  # what is answered is done
+    return answers
 
 
-async def _pipelined(
-    redis: Redis, script: Script, calls: list[list[Argument]], replicas: int, *, with_text: bool = False
-) -> list[Any]:
-    """The answers, errors among them, and how many replicas have it all: asked in the same round trip."""
-    pipeline = redis.pipeline(transaction=False)
-    for place, args in enumerate(calls):
-        whole = with_text and place == 0
-        pipeline.eval(script.text, 0, *args) if whole else pipeline.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
-    if not replicas:
-        return [*await pipeline.execute(raise_on_error=False), 0]
-    pipeline.execute_command("WAIT", replicas, WAIT_MS)
-    return list(await pipeline.execute(raise_on_error=False))
+def _grouped(calls: list[list[Argument]]) -> Iterator[list[list[Argument]]]:
+    """The calls that one call of the script runs: Valkey does nothing else meanwhile."""
+    group, size = list[list[Argument]](), 0
+    for call in calls:
+        more = sum([len(argument) for argument in call if isinstance(argument, (bytes, str))])
+        if group and (size + more > GROUP_BYTES or len(group) == GROUP_CALLS):
+            yield group
+            group, size = [], 0
+        group.append(call)
+        size += more
+    if group:
+        yield group
+
+
+def _counted(group: list[list[Argument]]) -> Iterator[Argument]:
+    """As scripts/calls.lua takes them: before the arguments of each call, how many they are."""
+    for call in group:
+        yield len(call)
+        yield from call
+
+
+def _known(answer: Any) -> Any:
+    return translated(answer) if isinstance(answer, Exception) else answer
+
+
+async def _with_replicas(redis: Redis, script: Script, args: tuple[Argument, ...], replicas: int) -> Any:
+    """The answer, where enough replicas have it: asked in the same round trip."""
+    for with_text in (False, True):
+        pipeline = redis.pipeline(transaction=False)
+        pipeline.eval(script.text, 0, *args) if with_text else pipeline.evalsha(script.sha, 0, *args)  # type: ignore[arg-type]
+        pipeline.execute_command("WAIT", replicas, WAIT_MS)
+        answer, has = await pipeline.execute(raise_on_error=False)
+        if not isinstance(answer, NoScriptError):
+            break
+    return _replicated(answer, has, replicas)
 
 
 def _replicated(answer: Any, has: Any, replicas: int) -> Any:
@@ -138,13 +168,6 @@ def _replicated(answer: Any, has: Any, replicas: int) -> Any:
     if has < replicas:
         raise NotReplicated(f"{has} of {replicas} replicas have it after {WAIT_MS} ms")
     return answer
-
-
-def _error_or_replicated(answer: Any, has: Any, replicas: int) -> Any:
-    try:
-        return _replicated(answer, has, replicas)
-    except Exception as error:
-        return translated(error)
 
 
 def run_sync(redis: redis_sync.Redis, script: Script, *args: Argument, replicas: int = 0) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha1
 
 from shared.store import scripts
+from shared.store.scripts.assembly import Source
 
 START_MS = 1_800_000_000_000
 _READ = "return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + OFFSET"
@@ -16,13 +16,20 @@ _READ = "return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) 
 def clock_by_hand() -> Iterator[None]:
     """Within this block the scripts take the offset that tests set for the time, in ms, and not the server's clock."""
     known = [script for script in vars(scripts).values() if isinstance(script, scripts.Script)]
-    texts = {script: (script.text, script.sha) for script in known}
+    right = [script.source for script in known]
     for script in known:
-        assert script.text.count(_READ) == 1, "the scripts read the time in one place"
-        script.text = script.text.replace(_READ, "return OFFSET")
-        script.sha = sha1(script.text.encode(), usedforsecurity=False).hexdigest()
+        script.read(_by_hand(script.source))
     try:
         yield
     finally:
-        for script in known:
-            script.text, script.sha = texts[script]
+        for script, source in zip(known, right, strict=True):
+            script.read(source)
+
+
+def _by_hand(source: Source) -> Source:
+    def read(part: str) -> str:
+        text = source(part)
+        assert part != "prelude" or text.count(_READ) == 1, "the scripts read the time in one place"
+        return text.replace(_READ, "return OFFSET")
+
+    return read

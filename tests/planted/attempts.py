@@ -35,7 +35,10 @@ ATTEMPTS = [
     Bug("a full queue takes more", "submit", "if full then", "if false then"),
     Bug("the depth of a tenant is not looked at", "depth", "if full or of_tenant == 0", "if true"),
     Bug("a new job does not wait", "submit", "call('SADD', waiting_key(ref, queue), id)", ""),
-    Bug("a job that is claimed still waits", "prelude", "if job.status == 'queued' then call", "if false then call"),
+    Bug(
+        "a job that is claimed still waits", "claim", "call_with('SREM', waiting_key(ref, job.queue), ids, 1, #ids)", ""
+    ),
+    Bug("a job that is cancelled still waits", "prelude", "if job.status == 'queued' then call", "if false then call"),
     Bug("a job that is queued again does not wait", "prelude", "if status == 'queued' then call", "if false then call"),
     Bug("a finish that is sent twice is not known", "ends", "return job and job.worker == worker", "return false"),
     Bug("a release that is sent twice is not known", "release", "job.released == worker .. ' ' .. attempt", "false"),

@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha1
-from pathlib import Path
 
 import fakeredis
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from shared.store import scripts
+from shared.store.scripts.assembly import read_part
 from tests.delivery_life import STEPS as LIFE_STEPS
 from tests.delivery_life import DeliveryLife
 from tests.fakes import fake_server
@@ -24,7 +23,6 @@ from tests.planted.bug import Bug, Life
 
 Machine = JobLife | DeliveryLife
 
-FOLDER = Path(scripts.__file__).parent
 BATCHES: dict[Life, int] = {"jobs": 6, "deliveries": 3}
 STEPS: dict[Life, int] = {"jobs": 40, "deliveries": LIFE_STEPS}
 LIVES: dict[Life, type[JobLife] | type[DeliveryLife]] = {"jobs": JobLife, "deliveries": DeliveryLife}
@@ -43,20 +41,23 @@ class Hunt:
 @contextmanager
 def planted(bug: Bug) -> Iterator[None]:
     """Within this block the scripts have the bug. Raises `AssertionError` where its place is not there, or not once."""
-    text = (FOLDER / f"{bug.script}.lua").read_text("utf-8")
+    text = read_part(bug.script)
     places = text.count(bug.right)
     assert places == 1, f"{bug.name}: {bug.right!r} is in {bug.script}.lua {places} times: plant it anew"
+
+    def with_bug(part: str) -> str:
+        return text.replace(bug.right, bug.wrong) if part == bug.script else read_part(part)
+
     known = [script for script in vars(scripts).values() if isinstance(script, scripts.Script)]
-    right = {script: (script.text, script.sha) for script in known}
+    right = {script.text for script in known}
     for script in known:
-        script.text = script.text.replace(text, text.replace(bug.right, bug.wrong))
-        script.sha = sha1(script.text.encode(), usedforsecurity=False).hexdigest()
-    assert any(script.text != right[script][0] for script in known)
+        script.read(with_bug)
+    assert any(script.text not in right for script in known)
     try:
         yield
     finally:
         for script in known:
-            script.text, script.sha = right[script]
+            script.read(read_part)
 
 
 class _Found(BaseException):

@@ -19,13 +19,29 @@ RECORDS = [
         "local job",
     ),
     Bug("a cancelled job stays among those not due", "ends", "call('ZREM', KEY.due, ref)\n  final", "final"),
-    Bug("a job stays in its lane", "prelude", "if call('ZREM', lane, ref) == 1", "if call('ZSCORE', lane, ref)"),
+    Bug("a job that is claimed stays in its lane", "claim", "call_with('ZREM', lane, of_lane.refs, 1, #ids)", ""),
+    Bug("a job that is claimed has no lease", "claim", "call_with('ZADD', KEY.leases, leases, 1, #leases)", ""),
+    Bug(
+        "a lane that a claim has emptied stays named", "claim", "call('SREM', KEY.lanes", "call('SISMEMBER', KEY.lanes"
+    ),
+    Bug(
+        "a job that is claimed stays in the index of those that wait",
+        "claim",
+        "call_with('ZREM', index_key(ref, job, 'queued'), ids, 1, #ids)",
+        "",
+    ),
+    Bug(
+        "a job that is cancelled stays in its lane",
+        "prelude",
+        "if call('ZREM', lane, ref) == 1",
+        "if call('ZSCORE', lane, ref)",
+    ),
     Bug("an empty lane stays named", "prelude", "call('SREM', KEY.lanes", "call('SISMEMBER', KEY.lanes"),
     Bug(
         "a job that has run alone stays in line for it",
         "claim",
-        "elseif idle then\n          call('ZREM', solo, ref)",
-        "elseif idle then",
+        "call('ZREM', solo, ref)\n          call('DEL'",
+        "call('DEL'",
     ),
     Bug("a job that is cancelled stays in line to run alone", "prelude", "call('ZREM', solo_key(job), ref)", ""),
     Bug("a parked job that is cancelled stays in line", "prelude", "call('ZREM', line, ref)\n", "\n"),

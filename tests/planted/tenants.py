@@ -14,8 +14,8 @@ TENANTS = [
     Bug(
         "what a claim takes is not counted",
         "claim",
-        "places[tenant_of(ref)] = places_of(tenant_of(ref)) - 1\n  set_status",
-        "places_of(tenant_of(ref))\n  set_status",
+        "places[tenant] = places_of(tenant) - 1",
+        "places_of(tenant)",
     ),
     Bug(
         "a job that runs alone runs beyond its tenant's limit",

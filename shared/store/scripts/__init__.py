@@ -1,18 +1,13 @@
 """The transitions as Lua, one file each: the header of a file says its arguments and its result.
 
-A script is the table of keys, what they share (`SHARED`) and the file's own text. It runs by its SHA-1; where the
-server does not know it (a fresh server, `SCRIPT FLUSH`) the text is sent.
+A script runs by its SHA-1; where the server does not know it (a fresh server, `SCRIPT FLUSH`) the text is sent.
 """
 
 from __future__ import annotations
 
 from hashlib import sha1
-from pathlib import Path
 
-from shared.store.keys import KEYS
-
-SHARED = ("prelude", "tenants", "depth", "deliveries", "ends")
-_FOLDER = Path(__file__).parent
+from shared.store.scripts.assembly import Source, assemble, read_part
 
 
 class Script:
@@ -22,12 +17,19 @@ class Script:
     master is lost is done again.
     """
 
+    source: Source
+    text: str
+    sha: str
+
     def __init__(self, name: str, *, promises: bool = False) -> None:
-        keys = ", ".join(f"{short} = '{name}'" for short, name in KEYS.items())
-        parts = [(_FOLDER / f"{part}.lua").read_text("utf-8") for part in (*SHARED, name)]
         self.name = name
         self.promises = promises
-        self.text = "\n".join((f"local KEY = {{ {keys} }}", *parts))
+        self.read(read_part)
+
+    def read(self, source: Source) -> None:
+        """Take the text from here: tests plant bugs in it."""
+        self.source = source
+        self.text = assemble(self.name, source)
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 

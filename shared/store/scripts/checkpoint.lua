@@ -13,7 +13,7 @@ if ARGV[6] == '1' then
 elseif number ~= before + 1 and number ~= before then -- the same again, where its reply was lost
   return 0
 end
-for i = 8, last, 2 do call('HSET', KEY.checkpoints .. ref, ARGV[i], ARGV[i + 1]) end
-for i = last + 1, #ARGV do call('HDEL', KEY.checkpoints .. ref, ARGV[i]) end
+call_with('HSET', KEY.checkpoints .. ref, ARGV, 8, last)
+call_with('HDEL', KEY.checkpoints .. ref, ARGV, last + 1, #ARGV)
 call('HSET', KEY.job .. ref, 'saved', number)
 return 1

@@ -20,7 +20,7 @@ make_room()
 -- This claim was given up, and what it would have taken is disowned already: it comes too late.
 if tonumber(call('GET', KEY.claims .. worker) or 0) >= tonumber(ARGV[8]) then return { int(now), '0', '0', {}, {} } end
 local taken, ended, bytes = {}, {}, 0
-local claimed = {}             -- by queue and tenant: how many
+local refs, leases, records, lanes = {}, {}, {}, {} -- of what is to be taken
 local left = {}                -- { queue, graph } where work is left for the next claim
 local places = {}              -- by tenant: how many more of its jobs may be taken
 local some_limited             -- whether any tenant has a limit of its own
@@ -87,39 +87,86 @@ local function lose(ref)
   end
 end
 
--- A job as its lane has it; nil where its record says something else.
+-- A job as its lane has it, its record as Redis gave it, its payload, and the answer of a resume; nil where its record says something else,
+-- or cannot be read.
 local function waiting(ref, queue, graph)
-  local job = read(ref)
-  return job and job.status == 'queued' and job.queue == queue and job.graph == graph and job
+  local job, flat = read(ref)
+  if not job or job.status ~= 'queued' or job.queue ~= queue or job.graph ~= graph then return nil end
+  local payload, answer = redis.pcall('GET', KEY.input .. ref), job.resumed and redis.pcall('GET', KEY.resume .. ref)
+  if type(payload) == 'table' or type(answer) == 'table' then return nil end
+  return job, flat, payload or '', answer or ''
 end
 
-local function take(ref, job, alone)
-  local attempt, tries = int(tonumber(job.attempt) + 1), int(tonumber(job.tries) + 1)
-  call('ZADD', KEY.leases, int(now + lease_ms), ref)
-  call('SET', KEY.running .. ref, worker .. ' ' .. attempt)
-  call('SADD', KEY.held .. worker, ref)
-  job.attempt, job.tries, job.worker = attempt, tries, worker
-  call('HSET', KEY.job .. ref, 'attempt', attempt, 'tries', tries, 'worker', worker)
-  call('HSETNX', KEY.job .. ref, 'started_at', int(now))
-  places[tenant_of(ref)] = places_of(tenant_of(ref)) - 1
-  set_status(ref, job, 'running')
-  claimed[job.queue] = claimed[job.queue] or {}
-  claimed[job.queue][tenant_of(ref)] = (claimed[job.queue][tenant_of(ref)] or 0) + 1
-  add_event(ref, job, now, 'running')
-  local payload, answer = call('GET', KEY.input .. ref) or '', job.resumed and call('GET', KEY.resume .. ref) or ''
+-- A job's record as it is from now on, and what of it is new: name, value, …
+local function now_running(job, flat)
+  job.attempt, job.tries, job.worker, job.status = int(tonumber(job.attempt) + 1), int(tonumber(job.tries) + 1), worker, 'running'
+  local changed = { attempt = job.attempt, tries = job.tries, worker = worker, status = 'running' }
+  if not job.started_at then changed.started_at = int(now) end
+  local fields = {}
+  for name, value in pairs(changed) do fields[#fields + 1], fields[#fields + 2] = name, value end
+  for i = 1, #flat, 2 do
+    if changed[flat[i]] then
+      flat[i + 1] = changed[flat[i]]
+      changed[flat[i]] = nil
+    end
+  end
+  for name, value in pairs(changed) do flat[#flat + 1], flat[#flat + 2] = name, value end
+  return fields
+end
+
+-- A job is to be taken: `lease` does it, with all others of its lane.
+local function take(ref, alone, job, flat, payload, answer)
+  local tenant, id, lane = tenant_of(ref), id_of(ref), lane_key(ref, job)
+  local fields = now_running(job, flat)
+  places[tenant] = places_of(tenant) - 1
   bytes = bytes + #payload + #answer
-  taken[#taken + 1] = { ref, attempt, alone and '1' or '0', payload, answer, call('HGETALL', KEY.job .. ref) }
+  taken[#taken + 1] = { ref, job.attempt, alone and '1' or '0', payload, answer, flat }
+  refs[#refs + 1], leases[#leases + 1], leases[#leases + 2] = ref, now + lease_ms, ref
+  records[#records + 1] = { ref, job, fields }
+  lanes[lane] = lanes[lane] or { ref = ref, job = job, refs = {}, ids = {}, ranks = {} }
+  local of_lane = lanes[lane]
+  of_lane.refs[#of_lane.refs + 1], of_lane.ids[#of_lane.ids + 1] = ref, id
+  of_lane.ranks[#of_lane.ranks + 1], of_lane.ranks[#of_lane.ranks + 2] = job.created_at, id
   pass_on = true
 end
 
-for _, ref in ipairs(call('ZRANGEBYSCORE', KEY.due, '-inf', int(now), 'LIMIT', 0, BATCH)) do
+-- Leases what is to be taken, the lease first: what has one cannot be lost.
+local function lease()
+  if #refs == 0 then return end
+  call_with('ZADD', KEY.leases, leases, 1, #leases)
+  call_with('SADD', KEY.held .. worker, refs, 1, #refs)
+  for _, record in ipairs(records) do
+    call('SET', KEY.running .. record[1], worker .. ' ' .. record[2].attempt)
+    call('HSET', KEY.job .. record[1], unpack(record[3]))
+  end
+  for lane, of_lane in pairs(lanes) do
+    local ref, job, ids = of_lane.ref, of_lane.job, of_lane.ids
+    call_with('ZREM', lane, of_lane.refs, 1, #ids)
+    if call('EXISTS', lane) == 0 then call('SREM', KEY.lanes .. job.queue, job.graph .. ':' .. tenant_of(ref)) end
+    call_with('SREM', waiting_key(ref, job.queue), ids, 1, #ids)
+    call_with('ZREM', index_key(ref, job, 'queued'), ids, 1, #ids)
+    call_with('ZADD', index_key(ref, job, 'running'), of_lane.ranks, 1, 2 * #ids)
+    note_drained(tenant_of(ref), job.queue, now, #ids)
+  end
+  for _, record in ipairs(records) do add_event(record[1], record[2], now, 'running') end
+end
+
+-- The members of a set whose time has come, and the time of the first, where that is still to come.
+local function times_up(name)
+  local first = tonumber(call('ZRANGE', name, 0, 0, 'WITHSCORES')[2])
+  if not first or first > now then return {}, first end
+  return call('ZRANGEBYSCORE', name, '-inf', int(now), 'LIMIT', 0, BATCH)
+end
+
+local due, next_due = times_up(KEY.due)
+for _, ref in ipairs(due) do
   call('ZREM', KEY.due, ref)
   local job = read(ref)
   if job and job.status == 'queued' then enter(ref, job) else set_aside(ref) end
 end
-if recover then
-  for _, ref in ipairs(call('ZRANGEBYSCORE', KEY.leases, '-inf', int(now), 'LIMIT', 0, BATCH)) do lose(ref) end
-end
+local lost, next_end = {}, nil
+if recover then lost, next_end = times_up(KEY.leases) end
+for _, ref in ipairs(lost) do lose(ref) end
 
 -- The first in line to run alone whose tenant has a place for it.
 local function first_alone(solo, queue, graph)
@@ -133,13 +180,12 @@ end
 -- A job that must run alone: an idle worker takes it and nothing else; a busy one stops claiming to become free for it.
 local hold = false
 if limit > 0 then
-  local idle = call('SCARD', KEY.held .. worker) == 0
   for _, queue in ipairs(queues) do
     for _, graph in ipairs(graphs) do
       local solo = KEY.solo .. queue .. ':' .. graph
       local ref = not hold and #taken == 0 and first_alone(solo, queue, graph)
       if ref then
-        local job = waiting(ref, queue, graph)
+        local job, flat, payload, answer = waiting(ref, queue, graph)
         local freeing = call('GET', solo .. ':for')
         if not job then
           call('ZREM', solo, ref)
@@ -147,10 +193,10 @@ if limit > 0 then
           left[#left + 1] = { queue, graph }
         elseif tonumber(job.v) > VERSION then
           -- left alone
-        elseif idle then
+        elseif call('SCARD', KEY.held .. worker) == 0 then
           call('ZREM', solo, ref)
           call('DEL', solo .. ':for')
-          take(ref, job, true)
+          take(ref, true, job, flat, payload, answer)
           limit = 0
           if call('ZCARD', solo) > 0 then left[#left + 1] = { queue, graph } end
         else
@@ -205,14 +251,13 @@ for _, queue in ipairs(queues) do
         progress = true
         local ref = lane.heads[lane.at]
         lane.at = lane.at + 2
-        local job = waiting(ref, queue, lane.graph)
+        local job, flat, payload, answer = waiting(ref, queue, lane.graph)
         if not job then
           leave_lane(ref, { queue = queue, graph = lane.graph })
           set_aside(ref, queue)
           left[#left + 1] = { queue, lane.graph }
         elseif tonumber(job.v) <= VERSION then
-          leave_lane(ref, job)
-          take(ref, job, false)
+          take(ref, false, job, flat, payload, answer)
           served[entry[1]] = #taken
         end
       end
@@ -222,8 +267,9 @@ for _, queue in ipairs(queues) do
     -- A turn is the time in µs, and more than the last one given: two claims may see the same millisecond.
     local turns = KEY.turns .. queue
     local last = math.max(now * 1000, tonumber(call('ZRANGE', turns, -1, -1, 'WITHSCORES')[2] or 0))
-    for tenant, place in pairs(served) do call('ZADD', turns, int(last + place), tenant) end
-    call('ZREMRANGEBYSCORE', turns, '-inf', int((now - TURN_KEPT_MS) * 1000))
+    local new = 0
+    for tenant, place in pairs(served) do new = new + call('ZADD', turns, int(last + place), tenant) end
+    if new > 0 then call('ZREMRANGEBYSCORE', turns, '-inf', int((now - TURN_KEPT_MS) * 1000)) end
   end
   for _, entry in ipairs(tenants) do
     for _, lane in ipairs(lanes_of[entry[1]]) do
@@ -236,12 +282,10 @@ for _, queue in ipairs(queues) do
   end
 end
 
-for queue, tenants in pairs(claimed) do
-  for tenant, count in pairs(tenants) do note_drained(tenant, queue, now, count) end
-end
+lease()
 
-local next_due = call('ZRANGE', KEY.due, 0, 0, 'WITHSCORES')[2]
-local wait_ms = next_due and math.max(0, tonumber(next_due) - now) or -1
+if #due + #lost + #ended > 0 then next_due = tonumber(call('ZRANGE', KEY.due, 0, 0, 'WITHSCORES')[2]) end
+local wait_ms = next_due and math.max(0, next_due - now) or -1
 if pass_on then
   for _, lane in ipairs(left) do push_wake(lane[1], lane[2]) end
   if #left == 0 and wait_ms >= 0 and wait_ms < 1000 then push_wake(queues[1], graphs[1]) end
@@ -251,6 +295,6 @@ elseif #left == 0 and not hold and limit > 0 then
   end
 end
 -- A worker without work looks again when the next lease ends: its worker may be lost.
-local next_end = recover and call('ZRANGE', KEY.leases, 0, 0, 'WITHSCORES')[2]
-if next_end and (wait_ms < 0 or tonumber(next_end) - now < wait_ms) then wait_ms = math.max(0, tonumber(next_end) - now) end
+if recover and (#lost > 0 or #taken > 0) then next_end = tonumber(call('ZRANGE', KEY.leases, 0, 0, 'WITHSCORES')[2]) end
+if next_end and (wait_ms < 0 or next_end - now < wait_ms) then wait_ms = math.max(0, next_end - now) end
 return { int(now), int(wait_ms), hold and '1' or '0', taken, ended }

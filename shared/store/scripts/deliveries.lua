@@ -61,6 +61,8 @@ local function wants(events, kind) return not events or events == '*' or string.
 -- The webhook messages of a round's end, each with a copy of the record and the output: it outlives both.
 local function create_deliveries(ref, job, status, now)
   local tenant, kind = tenant_of(ref), 'job.' .. status
+  local endpoints = call('HGETALL', KEY.endpoints .. tenant)
+  if #endpoints == 0 and not job.webhook_url then return end
   local id, size = id_of(ref) .. '_' .. job.round .. '_' .. status, nil
 
   local function create(delivery_id, target, url, host, fields)
@@ -82,7 +84,6 @@ local function create_deliveries(ref, job, status, now)
     if job.webhook_secret then fields[3], fields[4] = 'secret', job.webhook_secret end
     create(id, 'job', job.webhook_url, job.webhook_host or '-', fields) -- '-' where a record lost it
   end
-  local endpoints = call('HGETALL', KEY.endpoints .. tenant)
   for i = 1, #endpoints, 2 do
     if wants(endpoints[i + 1], kind) then
       local url, host = unpack(call('HMGET', KEY.endpoint .. tenant .. ':' .. endpoints[i], 'url', 'host'))

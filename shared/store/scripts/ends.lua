@@ -14,19 +14,19 @@ local function drop_lease(ref)
   wake_held_back(tenant_of(ref))
 end
 
--- The round ends here, once. `fields` is what the record gains: { name, value, … }; `ttl_ms` the retention from now on.
-local function final(ref, job, status, fields, output, ttl_ms)
+-- The round ends here, once. `fields` is what the record gains: { name, value, … }; `ttl_ms` the retention from now on; `events` what
+-- comes before the last event. The first write is one that a full Redis allows.
+local function final(ref, job, status, fields, output, ttl_ms, events)
   local now = now_ms()
   drop_lease(ref)
-  call('HSET', KEY.job .. ref, 'finished_at', int(now), unpack(fields))
-  set_status(ref, job, status)
-  call('HDEL', KEY.job .. ref, 'cancel')
+  set_status(ref, job, status, 'finished_at', int(now), unpack(fields))
+  if job.cancel then call('HDEL', KEY.job .. ref, 'cancel') end
   if status == 'succeeded' then -- the others can be retried
     call('UNLINK', KEY.checkpoints .. ref, KEY.resume .. ref, KEY.head_before .. ref)
   end
   call('SET', KEY.result .. ref, output or '')
   call('ZADD', KEY.expiry, int(now + tonumber(ttl_ms)), ref)
-  add_event(ref, job, now, status)
+  add_event(ref, job, now, status, events)
   leave_thread(ref, job)
   create_deliveries(ref, job, status, now)
   notify(ref, status)

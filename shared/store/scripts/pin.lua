@@ -3,42 +3,58 @@
 -- Keys  the fence, the record, the thread's head, the head before
 -- Gives 1, or -1 where the lease is gone
 
+local worker, ref, attempt = ARGV[2], ARGV[3], ARGV[4]
+make_room()
+local thread, stepped = unpack(redis.pcall('HMGET', KEY.job .. ref, 'thread', 'stepped'))
+if not thread or not holds(ref, worker, attempt) then return -1 end
+local head, before = head_keys(ref, { thread = thread })
+local found = call('HGETALL', head)
+local pins, changed = to_table(found), {}
+
+local function set(field, value) -- or drop it
+  pins[field], changed[field] = value, value or false
+end
+
 -- When a graph takes a step, its tasks are done, and with them the namespaces '<space>|<node>:<task>' of their subgraphs.
-local function leave_tasks(head, space)
+local function leave_tasks(space)
   local prefix = space == '' and '' or space .. '|'
-  for _, field in ipairs(call('HKEYS', head)) do
+  for field in pairs(pins) do
     local child = string.match(field, '^[hw]:(.*)$')
     if child and child ~= space and string.sub(child, 1, #prefix) == prefix
         and string.find(string.match(string.sub(child, #prefix + 1), '^[^|]*'), ':', 1, true) then
-      call('HDEL', head, field)
+      set(field, nil)
     end
   end
 end
 
-local worker, ref, attempt = ARGV[2], ARGV[3], ARGV[4]
-make_room()
-local job = read(ref)
-if not job or not holds(ref, worker, attempt) then return -1 end
-local head, before = head_keys(ref, job)
-if call('HGET', head, 'job') ~= ref then
+if pins.job ~= ref then
   call('DEL', before)
-  local found = call('HGETALL', head)
-  if #found > 0 then call('HSET', before, unpack(found)) end
-  call('HSET', head, 'job', ref)
+  call_with('HSET', before, found, 1, #found)
+  set('job', ref)
 end
-if not job.stepped then call('HSET', KEY.job .. ref, 'stepped', '1') end
+if not stepped then call('HSET', KEY.job .. ref, 'stepped', '1') end
 for i = 5, #ARGV, 3 do
   local space, checkpoint, task = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local known = call('HGET', head, 'w:' .. space)
+  local known = pins['w:' .. space]
   local counted = known and string.match(known, '^%S+')
   if task == '' then
-    call('HSET', head, 'h:' .. space, checkpoint)
-    if known and counted ~= checkpoint then call('HDEL', head, 'w:' .. space) end
-    leave_tasks(head, space)
+    set('h:' .. space, checkpoint)
+    if known and counted ~= checkpoint then set('w:' .. space, nil) end
+    leave_tasks(space)
   elseif counted == checkpoint then
-    call('HSET', head, 'w:' .. space, known .. ' ' .. task)
-  elseif not known or counted < checkpoint or call('HGET', head, 'h:' .. space) == checkpoint then -- else it comes late
-    call('HSET', head, 'w:' .. space, checkpoint .. ' ' .. task)
+    set('w:' .. space, known .. ' ' .. task)
+  elseif not known or counted < checkpoint or pins['h:' .. space] == checkpoint then -- else it comes late
+    set('w:' .. space, checkpoint .. ' ' .. task)
   end
 end
+local kept, dropped = {}, {}
+for field, value in pairs(changed) do
+  if value then
+    kept[#kept + 1], kept[#kept + 2] = field, value
+  else
+    dropped[#dropped + 1] = field
+  end
+end
+call_with('HSET', head, kept, 1, #kept)
+call_with('HDEL', head, dropped, 1, #dropped)
 return 1

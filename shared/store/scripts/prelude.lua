@@ -1,5 +1,5 @@
--- What the transitions share. Each script is this file, tenants.lua, depth.lua, deliveries.lua and ends.lua, followed by its own; KEY is
--- the table of shared/store/keys.py.
+-- What the transitions share. A script is what it reaches of this file, tenants.lua, depth.lua, deliveries.lua and ends.lua, followed by
+-- its own and calls.lua (assembly.py); KEY is the table of shared/store/keys.py.
 --
 -- Rules: time is the server's (plus ARGV[1], an offset that only tests set); all checks come before the first write, for scripts do
 -- not roll back; nothing here decodes what a client sent. Worker scripts call make_room() first: a write that is allowed when memory
@@ -9,8 +9,10 @@ local VERSION = 1              -- of the record; a worker leaves records of a ne
 local HEAD_START_MS = 60000    -- how much earlier one step of priority ranks a job
 local MAX_TOKENS = 64          -- wake tokens kept: each claim that leaves work pushes the next one
 
+local MOST_VALUES = 1000       -- of one command: Lua unpacks no more than some thousands
+
 local call = redis.call
-local OFFSET = tonumber(ARGV[1]) or 0
+local OFFSET = tonumber(ARGV[1]) or tonumber(ARGV[3]) -- of many calls in one (calls.lua) the first one's
 
 local function now_ms()
   local time = call('TIME')
@@ -18,6 +20,11 @@ local function now_ms()
 end
 
 local function make_room() call('DEL', KEY.room) end
+
+-- A command with any number of values: those from `first` to `last`, in pairs or alone.
+local function call_with(command, name, values, first, last)
+  for at = first, last, MOST_VALUES do call(command, name, unpack(values, at, math.min(at + MOST_VALUES - 1, last))) end
+end
 
 -- An integer as Redis text: Lua would write large ones as 1.7e+12.
 local function int(number) return string.format('%.0f', number) end
@@ -31,7 +38,7 @@ local function to_table(flat)
   return fields
 end
 
--- The record of a job as a table of strings; nil where there is none, or where it lacks what every version of it has.
+-- The record of a job as a table of strings, and as Redis gave it; nil where there is none, or where it lacks what every version of it has.
 local INTEGERS = { 'v', 'created_at', 'rank', 'attempt', 'tries', 'max_attempts', 'lost', 'round' }
 local function read(ref)
   local flat = redis.pcall('HGETALL', KEY.job .. ref)
@@ -41,7 +48,7 @@ local function read(ref)
   for _, name in ipairs(INTEGERS) do
     if not string.match(job[name] or '', '^%-?%d+$') then return nil end
   end
-  return job.status and job.graph and job.queue and job
+  if job.status and job.graph and job.queue then return job, flat end
 end
 
 local function write(ref, job)
@@ -58,20 +65,24 @@ local function index_key(ref, job, status) return KEY.index .. tenant_of(ref) ..
 -- The jobs of one tenant that wait in one queue, for whatever: a worker, their time, their thread.
 local function waiting_key(ref, queue) return KEY.waiting .. tenant_of(ref) .. ':' .. queue end
 
-local function set_status(ref, job, status)
+-- Moves the job to another status; the record gains what else is given: name, value, …
+local function set_status(ref, job, status, ...)
   if job.status == 'queued' then call('SREM', waiting_key(ref, job.queue), id_of(ref)) end
   if status == 'queued' then call('SADD', waiting_key(ref, job.queue), id_of(ref)) end
   call('ZREM', index_key(ref, job, job.status), id_of(ref))
   call('ZADD', index_key(ref, job, status), job.created_at, id_of(ref))
-  call('HSET', KEY.job .. ref, 'status', status)
+  call('HSET', KEY.job .. ref, 'status', status, ...)
   job.status = status
 end
 
 local function notify(ref, status) call('PUBLISH', KEY.notify, ref .. ' ' .. status) end
 
-local function add_event(ref, job, now, status)
-  call('RPUSH', KEY.events .. ref, '{"type":"status","at":' .. int(now) .. ',"round":' .. job.round .. ',"attempt":'
-    .. job.attempt .. ',"data":{"status":"' .. status .. '"}}')
+-- The job's events gain that it has a new status, after what else is given.
+local function add_event(ref, job, now, status, events)
+  local values = events or {}
+  values[#values + 1] = '{"type":"status","at":' .. int(now) .. ',"round":' .. job.round .. ',"attempt":' .. job.attempt
+    .. ',"data":{"status":"' .. status .. '"}}'
+  call_with('RPUSH', KEY.events .. ref, values, 1, #values)
 end
 
 -- Lanes ---------------------------------------------------------------------------------------------------------------

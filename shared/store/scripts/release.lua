@@ -10,7 +10,7 @@ if not job or not holds(ref, worker, attempt) then
   local repeated = job and job.released == worker .. ' ' .. attempt or ended_by(job, worker, attempt)
   return repeated and 'already' or 'gone'
 end
-for i = 9, #ARGV do call('RPUSH', KEY.events .. ref, ARGV[i]) end
+call_with('RPUSH', KEY.events .. ref, ARGV, 9, #ARGV)
 if job.cancel then
   final(ref, job, 'cancelled', {}, nil, ARGV[8])
   return 'cancelled'

@@ -64,13 +64,14 @@ async def test_what_is_confirmed_is_at_the_replica_without_a_word_more_to_the_se
     store = waiting(queue)
     await store.submit(queue.new("warm"))
     sent: list[object] = []
-    send = Connection.send_packed_command
+    connections = queue.redis.connection_pool.connection_class
+    send = connections.send_packed_command
 
     async def send_noted(self: Connection, command: Any, check_health: bool = True) -> None:
         sent.append(command)
         await send(self, command, check_health)
 
-    monkeypatch.setattr(Connection, "send_packed_command", send_noted)
+    monkeypatch.setattr(connections, "send_packed_command", send_noted)
     answer = await store.submit(queue.new("a"))
     assert answer.outcome == "created"
     assert len(sent) == 1
