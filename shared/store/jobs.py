@@ -17,7 +17,8 @@ from shared.store.keys import digest, key, ref
 from shared.store.together import CallsTogether
 
 IDEMPOTENCY_MS = 24 * 3600 * 1000
-_OF_MANY = (scripts.CHECKPOINT, scripts.APPEND, scripts.FINISH)  # what a worker's jobs do at the same time
+# What a worker's jobs, and a gateway's requests, do at the same time.
+_OF_MANY = (scripts.CHECKPOINT, scripts.PIN, scripts.APPEND, scripts.FINISH, scripts.READ)
 RetryFrom = Literal["checkpoint", "start"]
 RetryOutcome = Literal["queued", "refused", "moved_on", "missing"]
 

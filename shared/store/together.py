@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from shared.store.connection import Argument, run, run_many
+from shared.store.connection import Argument, run_many
 from shared.store.scripts import Script
 
 LINES = 2  # round trips under way for each script: a connection that hangs holds up only those that it was asked for
@@ -49,7 +49,7 @@ class CallsTogether:
                     if answer.done():  # its caller has gone
                         continue
                     if isinstance(outcome, Exception):
-                        answer.set_exception(outcome)
+                        answer.set_exception(_another(outcome))
                     else:
                         answer.set_result(outcome)
         finally:
@@ -57,8 +57,6 @@ class CallsTogether:
 
     async def _outcomes(self, script: Script, calls: Sequence[Call]) -> Sequence[Any]:
         try:
-            if len(calls) == 1:
-                return [await run(self.redis, script, *calls[0][0], replicas=self.replicas)]
             return await run_many(self.redis, script, [args for args, _ in calls], replicas=self.replicas)
         except Exception as error:
             return [_another(error) for _ in calls]
