@@ -27,10 +27,16 @@ local function call_with(command, name, values, first, last)
 end
 
 -- An integer as Redis text: Lua would write large ones as 1.7e+12.
-local function int(number) return string.format('%.0f', number) end
+local function int(number) return string.format('%d', number) end
 
-local function tenant_of(ref) return string.match(ref, '^([^:]+):') end
-local function id_of(ref) return string.match(ref, '^[^:]+:(.+)$') end
+local TENANTS = {}             -- by ref: asked for at every turn
+local function tenant_of(ref)
+  local tenant = TENANTS[ref] or string.sub(ref, 1, string.find(ref, ':', 1, true) - 1)
+  TENANTS[ref] = tenant
+  return tenant
+end
+
+local function id_of(ref) return string.sub(ref, #tenant_of(ref) + 2) end
 
 local function to_table(flat)
   local fields = {}
@@ -73,6 +79,14 @@ local function set_status(ref, job, status, ...)
   call('ZADD', index_key(ref, job, status), job.created_at, id_of(ref))
   call('HSET', KEY.job .. ref, 'status', status, ...)
   job.status = status
+end
+
+-- Adds to a set that nothing is ever taken from: once, however many calls run in one.
+local ADDED = {}
+local function add_for_good(name, member)
+  local both = name .. ' ' .. member
+  if not ADDED[both] then call('SADD', name, member) end
+  ADDED[both] = true
 end
 
 local function notify(ref, status) call('PUBLISH', KEY.notify, ref .. ' ' .. status) end

@@ -24,11 +24,11 @@ end
 local full, seconds = no_room(ref, queue, now, tonumber(ARGV[15]), tonumber(ARGV[16]))
 if full then return { full, '', '', '0', '', seconds } end
 
-local due = now
+local due, at = now, int(now)
 if ARGV[6] ~= '' then due = now + tonumber(ARGV[6]) elseif ARGV[7] ~= '' then due = tonumber(ARGV[7]) end
 
 local job = {
-  v = int(VERSION), graph = graph, queue = queue, status = 'queued', priority = ARGV[5], created_at = int(now),
+  v = int(VERSION), graph = graph, queue = queue, status = 'queued', priority = ARGV[5], created_at = at,
   rank = int(now - tonumber(ARGV[5]) * HEAD_START_MS), attempt = '0', tries = '0', round = '1',
 }
 for i = 17, #ARGV, 2 do job[ARGV[i]] = ARGV[i + 1] end
@@ -43,11 +43,11 @@ end
 call('SET', KEY.input .. ref, ARGV[13])
 if due > now then job.run_at = int(due) end
 write(ref, job)
-call('ZADD', index_key(ref, job, 'queued'), int(now), id)
+call('ZADD', index_key(ref, job, 'queued'), at, id)
 call('SADD', waiting_key(ref, queue), id)
-call('SADD', KEY.graphs .. tenant, graph)
-call('SADD', KEY.queues, queue)
-if job.thread then call('ZADD', KEY.index_thread .. tenant .. ':' .. job.thread, int(now), id) end
+add_for_good(KEY.graphs .. tenant, graph)
+add_for_good(KEY.queues, queue)
+if job.thread then call('ZADD', KEY.index_thread .. tenant .. ':' .. job.thread, at, id) end
 if idem then
   call('HSET', idem, 'request', ARGV[11], ARGV[10], id)
   if not known[1] then call('PEXPIRE', idem, ARGV[12]) end
@@ -69,4 +69,4 @@ if holder then
     ended = ahead.graph
   end
 end
-return { 'created', id, 'queued', int(now), ended, '0' }
+return { 'created', id, 'queued', at, ended, '0' }
