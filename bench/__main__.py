@@ -1,6 +1,7 @@
 """`python -m bench` (or `make bench`): measures everything, prints the tables and keeps them in `results.md`.
 
-`python -m bench service`, `savers`, `webhooks`, `protocol`, `auth` or `waiters` measures that part, and replaces its section only.
+`python -m bench service`, `savers`, `webhooks`, `protocol`, `auth` or `waiters` measures that part, and replaces its
+section only.
 `python -m bench soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something
 grew.
 """
