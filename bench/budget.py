@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import psutil
 import redis
 
-from bench.drained import SUCCEEDED, ended, without_thread
+from bench.drained import SUCCEEDED, ended, submit
 from bench.footprint import listener_pid
 from bench.processes import ROOT, child, gateway, valkey, worker, workers_ready
 from bench.report import keep, measured_on, table
@@ -80,11 +80,11 @@ def once(checkout: Path, folder: Path, jobs: int) -> dict[str, float]:
         base = running.enter_context(gateway(url, folder / "gateway.log", checkout=checkout))
         server = int(client.info("server")["process_id"])  # type: ignore[index]
         pids = {"worker": one.pid, "gateway": listener_pid(base), "valkey": server}
-        without_thread(base, 200)
+        submit(base, 200, threads=False)
         ended(client, 200)
         one.send_signal(signal.SIGSTOP)
         watch = _Watch(**pids)
-        without_thread(base, jobs)
+        submit(base, jobs, threads=False)
         found |= {"batched": watch.a("gateway", jobs), "valkey submit": watch.a("valkey", jobs)}
         watch = _Watch(**pids)
         one.send_signal(signal.SIGCONT)

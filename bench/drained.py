@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,26 +13,19 @@ import redis
 from uuid_utils import uuid7
 
 from bench.graph import INPUT
-from bench.processes import child, until, worker, workers_ready
+from bench.processes import until, worker, workers_ready
 from shared.store.keys import key
 
 BATCH = 500
 WARM = 100
 SUCCEEDED = key("index", "default", "two_nodes", "succeeded")
-Submit = Callable[[str, int], None]
 
 
-def without_thread(base: str, jobs: int) -> None:
-    """Submit so many jobs in batches, two at a time, from another process."""
-    child("bench.load", "batches", base, jobs, min(BATCH, jobs))
-
-
-def in_threads(base: str, jobs: int) -> None:
-    """Submit so many jobs in batches, each of a thread of its own."""
+def submit(base: str, jobs: int, *, threads: bool) -> None:
+    """Submit so many jobs in batches, each of a thread of its own, or of none."""
     for begun in range(0, jobs, BATCH):
-        batch = [
-            {"graph": "two_nodes", "input": INPUT, "thread_id": uuid7().hex} for _ in range(min(BATCH, jobs - begun))
-        ]
+        own = [{"thread_id": uuid7().hex} if threads else {} for _ in range(min(BATCH, jobs - begun))]
+        batch = [{"graph": "two_nodes", "input": INPUT, **one} for one in own]
         body = json.dumps({"jobs": batch}).encode()
         request = urllib.request.Request(f"{base}/jobs/batch", body, {"content-type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -41,7 +34,7 @@ def in_threads(base: str, jobs: int) -> None:
 
 
 def per_second(
-    url: str, base: str, jobs: int, workers: int, folder: Path, submit: Submit = without_thread, *,
+    url: str, base: str, jobs: int, workers: int, folder: Path, *, threads: bool = False,
     settings: Mapping[str, str] | None = None,
 ) -> float:  # fmt: skip
     """Finished jobs/s of one burst, on an empty Valkey."""
@@ -51,10 +44,10 @@ def per_second(
         for _ in range(workers):
             running.enter_context(worker(url, folder / "worker.log", **options))
         workers_ready(url, workers)
-        submit(base, WARM * workers)
+        submit(base, WARM * workers, threads=threads)
         ended(client, WARM * workers)
         started = time.perf_counter()
-        submit(base, jobs)
+        submit(base, jobs, threads=threads)
         ended(client, WARM * workers + jobs)
         return jobs / (time.perf_counter() - started)
 

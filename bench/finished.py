@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.drained import in_threads, per_second
+from bench.drained import per_second
 from bench.figures import Figure, at_least, over
 from bench.processes import child, gateway, publish
 from bench.savers import postgres
@@ -38,7 +38,13 @@ def measure(session: Session) -> list[Figure]:
             for case in CASES:
                 if case in databases:
                     rate = per_second(
-                        url, base, session.jobs // 2, 1, folder, in_threads, settings={"DATABASE_URL": databases[case]}
+                        url,
+                        base,
+                        session.jobs // 2,
+                        1,
+                        folder,
+                        threads=True,
+                        settings={"DATABASE_URL": databases[case]},
                     )
                 else:
                     rate = per_second(url, base, session.jobs, int(case), folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import finished, idle, sleepers, startup, waiting
 from bench.claims import measure as claims
-from bench.drained import without_thread
+from bench.drained import submit
 from bench.figures import COLUMNS, Figure, at_least, at_most, over
 from bench.processes import child, gateway, publish, valkey, worker, workers_ready
 from bench.report import conditions, keep, table
@@ -27,7 +27,7 @@ def submits(session: Session) -> list[Figure]:
     one_by_one, batched = [], []
     publish(url, folder)
     with gateway(url, folder / "gateway.log", MAX_QUEUE_DEPTH="0", MAX_TENANT_DEPTH="0") as base:
-        without_thread(base, 500)
+        submit(base, 500, threads=False)
         for _ in session.rounds():
             one_by_one.append(child("bench.load", "submit", base, 4000, 32)["per_second"])
             batched.append(child("bench.load", "batches", base, 20_000, 500)["per_second"])
