@@ -19,6 +19,7 @@ OPEN_SECONDS = 35.0
 PATIENCE_SECONDS = 10.0  # for a restart, so that what a node has done is not done again
 TRIES = 3
 REOPEN_SECONDS = 0.5
+MOMENT_SECONDS = 1.0  # a restart is over by then, and a job need not be given back for it
 WATCH_SECONDS = 5.0
 ANSWER_SECONDS = 20.0
 CLOSE_SECONDS = 5.0
@@ -48,10 +49,10 @@ class ThreadMemory:
         return None if self._driver is None else {"status": "ok"}
 
     async def saver(self) -> DatabaseSaver:
-        """The saver, its tables in place. Raises `ThreadsAway`: at once where the database is known to be away."""
+        """The saver, its tables in place. Raises `ThreadsAway`: at once where the database is away for a moment."""
+        if self._driver is None and self._away_since is not None:
+            await self._wait(self._away_since + MOMENT_SECONDS - time.monotonic())
         if self._driver is None:
-            if self._away_since is not None:
-                raise self._away()
             self._open()
             with suppress(TimeoutError):
                 async with asyncio.timeout(OPEN_SECONDS):

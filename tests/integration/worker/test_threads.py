@@ -111,6 +111,24 @@ async def test_jobs_that_ask_at_once_share_one_saver(
     assert all(saver is savers[0] for saver in savers)
 
 
+async def test_a_job_waits_for_a_database_that_went_away_just_now(
+    postgres_server: PostgreSQL, workers: Callable[..., ThreadMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is back before long: the job need not be given back for a restart."""
+    memory = workers(postgres_server.new_database())
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise psycopg.OperationalError("terminating connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.AsyncConnection, "execute", away)
+        with pytest.raises(ThreadsAway):
+            await memory.saver()
+        asked = asyncio.create_task(memory.saver())
+        await asyncio.sleep(0)
+    assert await say(await asked, "acme:t1") == 2
+
+
 async def test_a_database_that_was_away_is_opened_by_the_next_job(
     postgres_server: PostgreSQL, workers: Callable[..., ThreadMemory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +143,7 @@ async def test_a_database_that_was_away_is_opened_by_the_next_job(
         with pytest.raises(ThreadsAway):
             await memory.saver()
         assert memory.state == {"status": "down", "error": "OperationalError"}
+        patch.setattr("worker.checkpoints.threads.MOMENT_SECONDS", 0)  # it has been away for longer
         with pytest.raises(ThreadsAway):  # at once: jobs without a thread need the slot
             await asyncio.wait_for(memory.saver(), 0.1)
     await until(lambda: memory.state == {"status": "ok"})
