@@ -14,6 +14,8 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+WAIT_ON_REPLICA = "WAIT cannot be used with replica"  # the master has just become one
+
 
 class StoreError(Exception):
     """Redis did not do what was asked; nothing was half-written."""
@@ -58,6 +60,6 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, (ConnectionError, TimeoutError, InvalidResponse, ReadOnlyError, OSError)):
         return StoreUnavailable(text)
     # UNBLOCKED is what a blocking read is told when its server becomes a replica.
-    if text.startswith(("MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "UNBLOCKED")):
+    if text.startswith(("MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "UNBLOCKED", WAIT_ON_REPLICA)):
         return StoreUnavailable(text)
     return error

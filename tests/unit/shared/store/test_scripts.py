@@ -81,6 +81,7 @@ async def test_jobs_raced_for_by_many_claims_go_to_one_worker_each(queue: JobQue
         (exceptions.ReadOnlyError("replica"), StoreUnavailable),
         (exceptions.ResponseError("MASTERDOWN Link with MASTER is down"), StoreUnavailable),
         (exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."), StoreUnavailable),
+        (exceptions.ResponseError("WAIT cannot be used with replica instances. Please also note"), StoreUnavailable),
         (exceptions.InvalidResponse("Protocol Error"), StoreUnavailable),
         (ConnectionResetError(), StoreUnavailable),
         (TimeoutError(), StoreUnavailable),
