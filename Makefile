@@ -49,7 +49,7 @@ gateway: $(SYNCED) ## Start one gateway, as in production: set REDIS_URL and SEC
 worker: $(SYNCED) ## Start one worker, as in production: set REDIS_URL and SECRET_KEY
 	@$(RUN) worker
 
-bench: $(SYNCED) ## Measure this service beside plain arq and the bare graph; takes half an hour, 20 minutes of it for what must be met
+bench: $(SYNCED) ## Measure this service beside plain arq and the bare graph; takes half an hour, 12 minutes of it for what must be met
 	@$(RUN) bench
 
 soak: $(SYNCED) ## Run 100,000 jobs and see that memory and keys stay flat; takes a quarter of an hour
