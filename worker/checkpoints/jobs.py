@@ -29,13 +29,12 @@ from langgraph.checkpoint.memory import InMemorySaver
 from shared.store import EarlierWriteLost
 from worker.checkpoints.answers import writes_to_store
 from worker.checkpoints.coalescing import CoalescedWrite
-from worker.checkpoints.namespaces import is_of_a_task
+from worker.checkpoints.namespaces import START_TASK, is_of_a_task
 
 Fields = dict[bytes, bytes]
 Name = list[Any]
 Write = Callable[[Fields, list[bytes]], Awaitable[None]]
 WriteAll = Callable[[Fields], Awaitable[None]]
-START_TASK = "~__pregel_pull, __start__"  # LangGraph's own, which takes the input in
 SENDS = "__pregel_tasks"
 SOON_SECONDS = 0.05
 

@@ -1,6 +1,8 @@
-"""Checkpoint namespaces, as LangGraph names them: `parent|node:task`, or `parent|node` for a subgraph with memory."""
+"""What LangGraph calls things: namespaces are `parent|node:task`, or `parent|node` for a subgraph with memory."""
 
 from __future__ import annotations
+
+START_TASK = "~__pregel_pull, __start__"  # LangGraph's own, which takes the input in
 
 
 def is_of_a_task(namespace: str, parent: str) -> bool:

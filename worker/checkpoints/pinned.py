@@ -27,9 +27,8 @@ from worker.checkpoints.answers import writes_to_store
 from worker.checkpoints.database import DatabaseSaver
 from worker.checkpoints.driver import saved_as
 from worker.checkpoints.head import Head, Pin
+from worker.checkpoints.namespaces import START_TASK
 from worker.checkpoints.unstored import Unstored, Written
-
-START_TASK = "~__pregel_pull, __start__"  # LangGraph's own, which takes the input in
 
 
 class PinnedSaver(BaseCheckpointSaver[Any]):
