@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
-    BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
@@ -16,7 +15,7 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 
-from worker.checkpoints.driver import Change, Driver, saved_as
+from worker.checkpoints.driver import Change, ChangesSaver, Driver
 
 Answer = TypeVar("Answer")
 
@@ -27,7 +26,7 @@ class Ask(Protocol):
     async def __call__(self, question: Callable[[Driver], Awaitable[Answer]]) -> Answer: ...
 
 
-class DatabaseSaver(BaseCheckpointSaver[Any]):
+class DatabaseSaver(ChangesSaver):
     """Stores checkpoints by `ask`. All that it writes may be written twice. `like` says how versions are counted."""
 
     def __init__(self, ask: Ask, like: Driver) -> None:
@@ -38,21 +37,6 @@ class DatabaseSaver(BaseCheckpointSaver[Any]):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         return await self._ask(lambda driver: self._mine(driver).aget_tuple(config))
 
-    async def aput(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        await self.store(self.checkpoint_changes(config, checkpoint, metadata, new_versions))
-        return saved_as(config, checkpoint)
-
-    async def aput_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        await self.store(self.writes_changes(config, writes, task_id, task_path))
-
     def checkpoint_changes(
         self,
         config: RunnableConfig,
@@ -60,13 +44,11 @@ class DatabaseSaver(BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> list[Change]:
-        """What `aput` stores."""
         return self._mine(self._like).checkpoint_changes(config, checkpoint, metadata, new_versions)
 
     def writes_changes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> list[Change]:
-        """What `aput_writes` stores."""
         return self._mine(self._like).writes_changes(config, writes, task_id, task_path)
 
     async def store(self, changes: Sequence[Change]) -> None:

@@ -113,10 +113,8 @@ def _tell(wishes: Sequence[Wish], error: Exception | None) -> None:
             stored.set_exception(error)
 
 
-class Driver(BaseCheckpointSaver[str]):
+class ChangesSaver(BaseCheckpointSaver[Any]):
     """A saver of LangGraph's whose changes are first made, and then stored, all or none."""
-
-    together: StoredTogether
 
     @abstractmethod
     def checkpoint_changes(
@@ -128,21 +126,15 @@ class Driver(BaseCheckpointSaver[str]):
     ) -> list[Change]:
         """What `aput` stores."""
 
+    @abstractmethod
     def writes_changes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> list[Change]:
         """What `aput_writes` stores."""
-        asked = config["configurable"]
-        place = (str(asked["thread_id"]), str(asked["checkpoint_ns"]), str(asked["checkpoint_id"]), task_id, task_path)
-        kind: Literal["write", "rewrite"] = "rewrite" if all(name in WRITES_IDX_MAP for name, _ in writes) else "write"
-        return [
-            Change(kind, (*place, WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value)))
-            for index, (channel, value) in enumerate(writes)
-        ]
 
+    @abstractmethod
     async def store(self, changes: Sequence[Change]) -> None:
         """Store all of them, or raise and store none. Those of several callers may go together."""
-        await self.together(changes)
 
     async def aput(
         self,
@@ -158,6 +150,26 @@ class Driver(BaseCheckpointSaver[str]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         await self.store(self.writes_changes(config, writes, task_id, task_path))
+
+
+class Driver(ChangesSaver):
+    """The changes of one of LangGraph's databases, stored over one connection."""
+
+    together: StoredTogether
+
+    def writes_changes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> list[Change]:
+        asked = config["configurable"]
+        place = (str(asked["thread_id"]), str(asked["checkpoint_ns"]), str(asked["checkpoint_id"]), task_id, task_path)
+        kind: Literal["write", "rewrite"] = "rewrite" if all(name in WRITES_IDX_MAP for name, _ in writes) else "write"
+        return [
+            Change(kind, (*place, WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value)))
+            for index, (channel, value) in enumerate(writes)
+        ]
+
+    async def store(self, changes: Sequence[Change]) -> None:
+        await self.together(changes)
 
 
 def saved_as(config: RunnableConfig, checkpoint: Checkpoint) -> RunnableConfig:
