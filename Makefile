@@ -18,10 +18,10 @@ INTERPRETER := $(shell $(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.
 SYNCED := .venv/.synced-$(shell echo "$(INTERPRETER)" | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run gateway worker test lint types audit bench soak chaos chaos-long planted-bugs deploy-test clean interpreter
+.PHONY: help setup run gateway worker test test-integration lint types audit bench soak chaos chaos-long planted-bugs deploy-test clean interpreter
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: $(SYNCED) ## Start all of it on this machine (embedded Valkey, worker, gateway), with reload; Ctrl-C ends it
 	@$(RUN) gateway --dev
@@ -29,6 +29,10 @@ run: $(SYNCED) ## Start all of it on this machine (embedded Valkey, worker, gate
 test: $(SYNCED) ## Run the tests; reports/ gets the HTML and JUnit reports
 	@$(RUN) pytest tests --ignore=tests/chaos --ignore=tests/deploy --numprocesses=3 --dist=loadfile \
 	  --html=reports/test_report.html --self-contained-html --junitxml=reports/junit.xml
+
+test-integration: $(SYNCED) ## Only those on a real Valkey and a real PostgreSQL
+	@$(RUN) pytest tests/integration --numprocesses=3 --dist=loadfile \
+	  --html=reports/integration_report.html --self-contained-html --junitxml=reports/integration.xml
 
 lint: $(SYNCED) ## Check style, formatting and which part may import which
 	@$(RUN) ruff check .
@@ -64,8 +68,9 @@ chaos-long: $(SYNCED) ## The same, and five minutes more of killing workers, als
 planted-bugs: $(SYNCED) ## Plant bugs into the scripts, one after the other, and print what finds each
 	@$(RUN) tests.planted
 
-deploy-test: ## Test the deployment files (to come)
-	@echo "make deploy-test: there are no deployment files yet"
+deploy-test: $(SYNCED) ## Test the deployment files on the real programs: Supervisor, nginx, Prometheus, fail2ban, a new Debian
+	@tests/deploy/get-programs.sh .tools/debian
+	@$(RUN) pytest tests/deploy --numprocesses=3 --dist=loadfile --junitxml=reports/deploy.xml
 
 setup: $(SYNCED) ## Install the locked packages into .venv, which the other targets do by themselves
 
