@@ -24,5 +24,6 @@ def test_shellcheck_finds_nothing(script: Path) -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_a_script_says_what_it_is_for_and_stops_at_the_first_error(script: Path) -> None:
     first, second, *_ = lines = script.read_text().splitlines()
-    assert first.startswith("#!") and second.startswith("# ")
-    assert any(line.startswith("set -eu") or line.startswith("exec ") for line in lines)
+    assert first.startswith("#!")
+    assert second.startswith("# ")
+    assert any(line.startswith(("set -eu", "exec ")) for line in lines)
