@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 
 from shared.settings import Settings, SettingsError, load_settings
 
 REDIS_START_SECONDS = 15.0
+FREE_PORT_SECONDS = 2.0
 BACKLOG = 2048
 
 
@@ -28,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return keys.run(options, load_settings())
         if options.command == "webhook-secret":
             return print_webhook_secret(options.tenant)
+        if options.check:
+            return check(load_settings())
+        if options.socket is not None:
+            return serve_one_of_several(load_settings(), options.socket, options.report)
         return serve(load_settings())
     except SettingsError as error:
         print(error, file=sys.stderr)
@@ -42,34 +50,70 @@ def print_webhook_secret(tenant: str) -> int:
     return 0
 
 
+def check(settings: Settings) -> int:
+    """See whether this code starts with these settings, without serving. Raises whatever is wrong."""
+    from gateway.main import create_app
+
+    create_app(settings)
+    return 0
+
+
 def serve(settings: Settings) -> int:
     """Serve HTTP until SIGTERM or SIGINT. Raises `SettingsError`."""
-    from gateway.server import run_one, run_several
-    from shared.logs import configure_logs
+    from gateway.handover import inherited_socket, take_handover
     from shared.store.connection import wait_until_reachable
 
-    settings.require_secret_key()
-    configure_logs(settings)
-    # The server hands a signal on when it is done with it: stopping when asked to is a success.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    prepare(settings)
+    handover = take_handover()
     try:
-        wait_until_reachable(settings.require_redis_url(), within=REDIS_START_SECONDS)
-        with listen(settings.host, settings.port) as listener:
-            # With recycling, too: the parent keeps the socket open while a process is replaced.
-            several = settings.gateway_workers > 1 or settings.gateway_recycle_requests > 0
-            (run_several if several else run_one)(settings, listener)
+        if handover is None:  # else others serve, with or without Redis
+            wait_until_reachable(settings.require_redis_url(), within=REDIS_START_SECONDS)
+        with inherited_socket(handover) or listen(settings.host, settings.port) as listener:
+            # With recycling, and to reload, too: the parent keeps the socket open while a process is replaced.
+            if settings.gateway_workers > 1 or settings.gateway_recycle_requests or settings.gateway_reload_command:
+                from gateway.processes import keep_gateways
+
+                return keep_gateways(settings, listener, handover)
+            from gateway.server import run
+
+            run(settings, listener)
     except KeyboardInterrupt:
         pass
     return 0
 
 
+def serve_one_of_several(settings: Settings, fd: int, report_to: int) -> int:
+    """Serve from this socket, which the parent keeps, and tell it on `report_to` how that goes."""
+    from gateway.server import run
+
+    prepare(settings)
+    with socket.socket(fileno=fd) as listener, contextlib.suppress(KeyboardInterrupt):
+        run(settings, listener, report_to)
+    return 0
+
+
+def prepare(settings: Settings) -> None:
+    """Logs, and a stop that is a success. Raises `SettingsError`."""
+    from shared.logs import configure_logs
+
+    settings.require_secret_key()
+    configure_logs(settings)
+    # The server hands a signal on when it is done with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
 def listen(host: str, port: int) -> socket.socket:
     """The socket that is served. Raises `SettingsError` where it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise SettingsError(f"HOST and PORT: cannot listen on {host}:{port}: {error.strerror or error}") from None
+    deadline = time.monotonic() + FREE_PORT_SECONDS  # the processes of a killed gateway take a moment to leave
+    while True:
+        try:
+            return socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                reason = error.strerror or error
+                raise SettingsError(f"HOST and PORT: cannot listen on {host}:{port}: {reason}") from None
+        time.sleep(0.05)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dev", action="store_true", help="run it all on this machine: Valkey, a worker and the gateway"
     )
+    parser.add_argument("--check", action="store_true", help="see whether it would start with these settings, and end")
+    for for_children in ("--socket", "--report"):
+        parser.add_argument(for_children, type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="command")
     from gateway.keys import add_commands
 

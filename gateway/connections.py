@@ -51,6 +51,7 @@ class Connections:
         self.request_seconds = request_seconds
         self.open: set[BoundedProtocol] = set()
         self.idle: dict[BoundedProtocol, float] = {}
+        self.leaving = False
         self._surplus: set[BoundedProtocol] = set()
         self._turned_away_at: float | None = None
         self._logged_at = float("-inf")
@@ -76,6 +77,12 @@ class Connections:
         self.open.discard(connection)
         self._surplus.discard(connection)
         self.idle.pop(connection, None)
+
+    def leave(self) -> None:
+        """From now on each answer is the last one of its connection, and says so."""
+        self.leaving = True
+        for connection in self.open:
+            connection.end_with_the_answer()
 
     def sweep(self) -> None:
         """Cut those that have had their time. To be called about once a second."""
@@ -189,6 +196,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.bounds.idle.pop(self, None)
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, Outlet(self))
+        if self.bounds.leaving:
+            self.end_with_the_answer()
 
     def _unsupported_upgrade_warning(self) -> None:
         pass  # an upgrade is an offer: the request is answered as it is
@@ -240,6 +249,11 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.close()
         elif self.bounds.request_seconds and now - self._message_since > self.bounds.request_seconds:
             self._refuse(Problem("request_timeout", "The headers came too slowly (REQUEST_SECONDS)."))
+
+    def end_with_the_answer(self) -> None:
+        """Keep the connection no longer than the request that is under way; where there is none, this does nothing."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False  # uvicorn writes `Connection: close` then
 
     def close_when_heard(self) -> None:
         """Close once the client has stopped sending, or soon: before that it might lose the answer."""

@@ -1,4 +1,4 @@
-"""uvicorn, as this project runs it: one process, or several on one socket, that stop without cutting anyone off."""
+"""uvicorn, as this project runs it: it stops without cutting anyone off. `gateway/processes.py` runs several."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import gc
 import os
 import socket
 import sys
-import tempfile
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from uvicorn import Config, Server
-from uvicorn.supervisors import multiprocess
 
 from shared.settings import Settings, load_settings
 
@@ -29,11 +28,18 @@ STOP_SECONDS = 10  # for uploads under way; long polls are let go at once
 class PatientServer(Server):
     """Stops taking connections first, and closes those it has when they have said what they came for.
 
-    uvicorn does both at once, which breaks the connections that it has taken but not yet heard. This one also bounds
-    what its connections cost (see `gateway/connections.py`).
+    uvicorn does both at once, which breaks the connections that it has taken but not yet heard, and those on which a
+    proxy sends a request just then. For `drain_seconds` this one leaves it to the others to close what is idle, and
+    asks them to with each answer (`Connection: close`). It also bounds what its connections cost (see
+    `gateway/connections.py`).
     """
 
     bounds: Connections | None = None
+
+    def __init__(self, config: Config, drain_seconds: float = 0, report_to: int | None = None) -> None:
+        super().__init__(config)
+        self.drain_seconds = drain_seconds
+        self.report_to = report_to
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if not WINDOWS:
@@ -44,6 +50,7 @@ class PatientServer(Server):
             self.lifespan.state["connections"] = self.bounds
         await super().startup(sockets)
         gc.freeze()  # what is here now stays: no collection looks through it again
+        self._report("serving")
 
     async def on_tick(self, counter: int) -> bool:
         if self.bounds is not None and counter % TICKS_PER_SECOND == 0:
@@ -51,37 +58,33 @@ class PatientServer(Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._report("leaving")
         for server in self.servers:
             server.close()
+        for listener in sockets or ():
+            listener.close()
         deadline = time.monotonic() + LISTEN_SECONDS
         while self._unheard() and time.monotonic() < deadline:  # noqa: ASYNC110 - uvicorn tells nobody
             await asyncio.sleep(0.01)
+        if self.bounds is not None:
+            self.bounds.leave()
+            deadline = time.monotonic() + self.drain_seconds
+            while self.bounds.idle and time.monotonic() < deadline:  # noqa: ASYNC110 - nor do we
+                await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
     def _unheard(self) -> bool:
         return any(getattr(connection, "cycle", True) is None for connection in self.server_state.connections)
 
-
-class _PatientProcess(multiprocess.Process):
-    @property
-    def server(self) -> Server:
-        if self._server is None:
-            self._server = PatientServer(self.config)
-        return self._server
+    def _report(self, word: str) -> None:
+        if self.report_to is not None:
+            with suppress(OSError):  # the parent is gone, or has become other code
+                os.write(self.report_to, f"{word} {os.getpid()}\n".encode())
 
 
-def run_one(settings: Settings, listener: socket.socket) -> None:
-    """Serve from this process."""
-    PatientServer(_config(settings)).run(sockets=[listener])
-
-
-def run_several(settings: Settings, listener: socket.socket) -> None:
-    """Serve from `GATEWAY_WORKERS` processes. This one keeps the socket, and starts another for each that ends."""
-    multiprocess.Process = _PatientProcess  # type: ignore[misc]  # the supervisor takes it from there
-    # Each process writes its metrics there, and any of them answers for all.
-    with tempfile.TemporaryDirectory(prefix="gateway-metrics-", ignore_cleanup_errors=True) as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        multiprocess.Multiprocess(_config(settings), sockets=[listener]).run()
+def run(settings: Settings, listener: socket.socket, report_to: int | None = None) -> None:
+    """Serve from this process, and write to the pipe `report_to` when it begins to serve and to leave."""
+    PatientServer(_config(settings), settings.gateway_drain_seconds, report_to).run(sockets=[listener])
 
 
 def _config(settings: Settings) -> Config:
@@ -98,7 +101,6 @@ def _config(settings: Settings) -> Config:
         http=http,
         ws="none",
         lifespan="on",
-        workers=settings.gateway_workers,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -67,6 +67,11 @@ class Child:
         """The exit status of the last run, negative for a signal; None while it runs."""
         return None if self._process is None else self._process.returncode
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it is to end for good."""
+        return self._stopping
+
     async def keep(self) -> None:
         """Run the program until `stop`. Raises `FirstRunError` where it turns its settings down."""
         first = True
@@ -107,6 +112,10 @@ class Child:
         self._wanted_anew.set()
         if self._process is not None:
             self._process.send_signal(number)
+
+    def let_go(self) -> None:
+        """It leaves by itself: `keep` ends when it has, and starts it no more."""
+        self._stopping = True
 
     def kill(self) -> None:
         """End the program at once."""

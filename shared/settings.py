@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535)
     gateway_workers: int = Field(1, ge=1, le=64)
     gateway_recycle_requests: int = Field(0, ge=0)
+    gateway_drain_seconds: float = Field(0, ge=0, le=3600)
+    gateway_reload_command: str = ""
     auth_required: bool = True
     allowed_hosts: CommaList = []
     rate_limit_per_minute: int = Field(0, ge=0, le=1_000_000_000)

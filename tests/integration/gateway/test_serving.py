@@ -135,7 +135,7 @@ def test_the_server_says_neither_its_name_nor_its_version(processes: Processes, 
 
 
 def _children(pid: int) -> list[int]:
-    """The process's children that serve (and not the one that watches over shared resources)."""
+    """The process's children that serve."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -143,6 +143,6 @@ def _children(pid: int) -> list[int]:
             command = path.with_name("cmdline").read_bytes()
         except OSError:
             continue
-        if int(fields[1]) == pid and b"spawn_main" in command:
+        if int(fields[1]) == pid and b"--socket" in command:
             found.append(int(path.parent.name))
     return found
