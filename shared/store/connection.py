@@ -33,9 +33,7 @@ def connect(url: str, *, connections: int = 32, answer_within: float = 2.0, trie
     options: dict[str, Any] = {
         "max_connections": connections,
         "timeout": answer_within,
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_timeout": answer_within,
-        "socket_keepalive": True,
+        **_patience(url, answer_within),
         "retry": Retry(NoBackoff(), tries - 1),
         "retry_on_error": [ConnectionError] if tries > 1 else [],
     }
@@ -48,9 +46,7 @@ def connect_blocking(url: str, *, answer_within: float | None = None) -> Redis:
     """A client for blocking reads and subscriptions: a connection of its own, no time limit unless one is given."""
     options: dict[str, Any] = {
         "max_connections": 4,
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_timeout": answer_within,
-        "socket_keepalive": True,
+        **_patience(url, answer_within),
     }
     if is_sentinel_url(url):
         return master(url, MasterPool, **options)
@@ -79,11 +75,15 @@ def wait_until_reachable(url: str, *, within: float = 15.0) -> None:
 def connect_sync(url: str, *, answer_within: float) -> redis_sync.Redis:
     """A synchronous client, for a thread of its own."""
     options: dict[str, Any] = {
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_timeout": answer_within,
-        "socket_keepalive": True,
+        **_patience(url, answer_within),
     }
     return master_sync(url, **options) if is_sentinel_url(url) else redis_sync.Redis.from_url(url, **options)
+
+
+def _patience(url: str, answer_within: float | None) -> dict[str, Any]:
+    """How long to wait for a server, and to notice that one is gone; a Unix socket tells that by itself."""
+    times = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": answer_within}
+    return times if url.startswith("unix:") else {**times, "socket_keepalive": True}
 
 
 async def run(redis: Redis, script: Script, *args: Argument, replicas: int = 0) -> Any:

@@ -88,7 +88,7 @@ class OpenPool(ConnectionPool):
         try:
             await super().ensure_connection(connection)
         except ConnectionError as error:
-            nobody_there = isinstance(error.__context__, ConnectionRefusedError)
+            nobody_there = isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError))
             if type(error) is not ConnectionError or nobody_there:
                 raise
             await connection.disconnect(nowait=True)
