@@ -1,9 +1,10 @@
 """`python -m bench` (or `make bench`): measures everything, prints the tables and keeps them in `results.md`.
 
-`python -m bench service --only finished sleepers` is for a quick look at some of the service's figures.
+`python -m bench service --only finished sleepers` is for a quick look at some of the service's figures, and
+`python -m bench tuning --only fsync threads` at what some settings do.
 
-`python -m bench service`, `savers`, `webhooks`, `protocol`, `auth` or `waiters` measures that part, and replaces its
-section only.
+`python -m bench service`, `savers`, `webhooks`, `protocol`, `auth`, `waiters` or `tuning` measures that part, and
+replaces its section only.
 `python -m bench soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something
 grew.
 """
@@ -24,6 +25,8 @@ from bench.service import MEASUREMENTS, WAITING
 from bench.service import measure as service
 from bench.soak import JOBS as SOAK_JOBS
 from bench.soak import measure as soak
+from bench.tuning import KNOBS
+from bench.tuning import measure as tuning
 from bench.waiters import measure as waiters
 from bench.webhooks import measure as webhooks
 
@@ -35,6 +38,7 @@ PARTS = {
     "protocol": (protocol, 3, 2000),
     "auth": (auth, 3, 1000),
     "waiters": (waiters, 3, 5000),
+    "tuning": (tuning, 3, 1000),
 }
 
 
@@ -45,7 +49,9 @@ def _arguments() -> argparse.Namespace:
     )
     options.add_argument("--repeats", type=int, help="runs of each measurement: 5 of the service, else 3")
     options.add_argument("--jobs", type=int, help="jobs of a run")
-    options.add_argument("--only", nargs="+", choices=MEASUREMENTS, help="of the service; printed, not kept")
+    options.add_argument(
+        "--only", nargs="+", choices=[*MEASUREMENTS, *KNOBS], help="of the service, or of tuning; printed, not kept"
+    )
     options.add_argument("--before", type=Path, help="of the budget: an earlier checkout to measure in turns with this")
     options.add_argument("--waiting", type=int, default=WAITING, help="jobs in the long queue; fewer are not kept")
     return options.parse_args()
@@ -65,6 +71,8 @@ def main() -> int:
         repeats, jobs = asked.repeats or repeats, asked.jobs or jobs
         if part == "service":
             service(repeats, jobs, many=asked.waiting, only=asked.only or ())
+        elif part == "tuning":
+            tuning(repeats, jobs, only=asked.only or ())
         else:
             measure(repeats, jobs)
     print(f"all of it took {(time.perf_counter() - started) / 60:.0f} minutes")
