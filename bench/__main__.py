@@ -3,8 +3,8 @@
 `python -m bench service --only finished sleepers` is for a quick look at some of the service's figures, and
 `python -m bench tuning --only fsync threads` at what some settings do.
 
-`python -m bench service`, `savers`, `webhooks`, `protocol`, `auth`, `waiters` or `tuning` measures that part, and
-replaces its section only.
+`python -m bench service`, `savers`, `webhooks`, `protocol`, `auth`, `waiters`, `sizes` or `tuning` measures that part,
+and replaces its section only.
 `python -m bench soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something
 grew.
 """
@@ -23,6 +23,7 @@ from bench.protocol import measure as protocol
 from bench.savers import measure as savers
 from bench.service import MEASUREMENTS, WAITING
 from bench.service import measure as service
+from bench.sizes import measure as sizes
 from bench.soak import JOBS as SOAK_JOBS
 from bench.soak import measure as soak
 from bench.tuning import KNOBS
@@ -39,6 +40,7 @@ PARTS = {
     "auth": (auth, 3, 1000),
     "waiters": (waiters, 3, 5000),
     "tuning": (tuning, 3, 1000),
+    "sizes": (sizes, 1, 2000),
 }
 
 

@@ -29,7 +29,6 @@ KNOBS: dict[str, Callable[[Session], Knob]] = {
     "fsync": tuning_stores.fsync,
     "replicas": tuning_stores.replicas,
     "sockets": tuning_stores.sockets,
-    "kept": tuning_stores.kept,
     "starts": tuning_gateway.starts,
 }
 

