@@ -222,9 +222,15 @@ class WebhookSender:
         )
 
     def _secrets(self, delivery: ClaimedDelivery) -> list[str]:
-        if delivery.secrets:
-            return [unseal(self._secret_key, secret) for secret in delivery.secrets]
-        return [default_secret(self._secret_key, delivery.tenant)]
+        """The newest one first. An old one, of before a change of SECRET_KEY, is no reason not to send."""
+        if not delivery.secrets:
+            return [default_secret(self._secret_key, delivery.tenant)]
+        newest, *older = delivery.secrets
+        readable = [unseal(self._secret_key, newest)]
+        for secret in older:
+            with suppress(ValueError):
+                readable.append(unseal(self._secret_key, secret))
+        return readable
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, object]) -> None:
         """Wait for this, or for the order to stop. Raises what `waiting` raises."""

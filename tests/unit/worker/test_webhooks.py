@@ -104,6 +104,19 @@ def test_a_secret_that_cannot_be_read_is_an_attempt_on_record_and_stops_nobody_e
     assert len(network.posts) == 1
 
 
+def test_an_endpoint_with_a_new_secret_is_sent_to_though_its_old_one_cannot_be_read(
+    store: InMemoryDeliveries, network: Network, sender: WebhookSender
+) -> None:
+    sealed = (seal(SECRET_KEY, OWN_SECRET), seal("l" * 32, OWN_SECRET))
+    store.waiting.append(replace(FIRST, secrets=sealed))
+    sender.start()
+    (finished,) = store.wait_finished(1)
+    assert finished.outcome == "delivered"
+    (post,) = network.posts
+    assert len(post[1]["webhook-signature"].split()) == 1
+    Webhook(OWN_SECRET).verify(post[2], dict(post[1]))
+
+
 def test_a_bug_while_sending_is_an_attempt_on_record(
     store: InMemoryDeliveries, network: Network, sender: WebhookSender
 ) -> None:
