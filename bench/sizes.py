@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from bench.turns import served
 
 MB = 1_000_000
 AT_ONCE = 200
+IDLE_SECONDS = 16.0
 Row = tuple[str, str]
 
 
@@ -29,7 +31,7 @@ def measure(repeats: int, jobs: int) -> None:
     """Measure, print and keep. Each is measured once, `repeats` is not looked at: sizes hardly differ between runs."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name, valkey(Path(name) / "valkey") as url:
-        for part in (_gateway, _worker, _jobs, _threads):
+        for part in (_gateway, _worker, _idle, _jobs, _threads):
             rows += part(url, Path(name), jobs)
     rendered = table(("what", "size"), rows)
     print(rendered)
@@ -96,6 +98,20 @@ def _jobs(url: str, folder: Path, jobs: int) -> list[Row]:
             (f"a job that has ended: {name}", f"{(after - begun) / count:,.0f} bytes")
             for name, after, begun in zip(names, small, before, strict=True)
         ]
+
+
+def _idle(url: str, folder: Path, jobs: int) -> list[Row]:
+    """What heartbeats and empty claims write, which a rewrite makes nothing of."""
+    with redis.Redis.from_url(url) as client, served(url, folder / "gateway.log"), ExitStack() as running:
+        for number in range(2):
+            running.enter_context(worker(url, folder / f"worker-{number}.log", GRAPHS_CONFIG=TUNED))
+        workers_ready(url, 2)
+        time.sleep(IDLE_SECONDS / 4)
+        before = _kept(client, folder, folder / "gateway.log")[1]
+        time.sleep(IDLE_SECONDS)
+        grown = _kept(client, folder, folder / "gateway.log")[1] - before
+    each = f"{grown / IDLE_SECONDS / 2 / 1000:,.1f} KB/s"
+    return [("an idle worker with 3 graphs: Redis' append-only file, until it is rewritten", each)]
 
 
 def _kept(client: redis.Redis, folder: Path, log: Path) -> tuple[int, int, int]:
