@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     worker_roles: Annotated[
         list[Literal["jobs", "webhooks"]], NoDecode, BeforeValidator(_split), Field(min_length=1)
     ] = ["jobs", "webhooks"]
+    worker_metrics_host: str = "127.0.0.1"
     worker_metrics_port: int = Field(0, ge=0, le=65535)
     worker_recycle_jobs: int = Field(0, ge=0)
     worker_recycle_mb: int = Field(0, ge=0)

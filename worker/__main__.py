@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "webhooks" in settings.worker_roles:
             settings.require_secret_key()
         wait_until_reachable(url)
-        serve_metrics(settings.worker_metrics_port)
+        serve_metrics(settings.worker_metrics_host, settings.worker_metrics_port)
         catalogue = load_catalogue(settings)
         gc.freeze()  # what was imported stays: no full collection need look at it again
     except SettingsError as error:
@@ -242,7 +242,7 @@ def look_at_files(settings: Settings) -> None:
         logger.warning("the limit of open files is low: connections may fail (ulimit -n)", limit=files, needed=needed)
 
 
-def serve_metrics(port: int) -> None:
+def serve_metrics(host: str, port: int) -> None:
     """Answer Prometheus on this port, off where it is 0. Raises `SettingsError` where it is taken."""
     if not port:
         return
@@ -253,9 +253,10 @@ def serve_metrics(port: int) -> None:
 
     register_process_metrics()
     try:
-        start_http_server(port, registry=REGISTRY)
+        start_http_server(port, addr=host, registry=REGISTRY)
     except OSError as error:
-        raise SettingsError(f"WORKER_METRICS_PORT is wrong: cannot listen on {port}: {error.strerror}") from None
+        reason = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise SettingsError(f"WORKER_METRICS_HOST or WORKER_METRICS_PORT is wrong: {reason}") from None
 
 
 def exit_process(status: int) -> None:

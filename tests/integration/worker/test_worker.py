@@ -435,7 +435,8 @@ def test_a_graphs_config_that_cannot_be_read_is_one_line_and_status_2(service: S
 
 def test_a_metrics_port_that_is_taken_is_one_line_and_status_2(service: Service, processes: Processes) -> None:
     line = exits(processes, REDIS_URL=service.valkey.url, WORKER_METRICS_PORT=str(service.metrics_port))
-    assert line == f"WORKER_METRICS_PORT is wrong: cannot listen on {service.metrics_port}: Address already in use"
+    wrong = "WORKER_METRICS_HOST or WORKER_METRICS_PORT is wrong"
+    assert line == f"{wrong}: cannot listen on 127.0.0.1:{service.metrics_port}: Address already in use"
 
 
 def test_a_redis_that_stays_away_is_one_line_that_names_its_address_and_not_its_password() -> None:
