@@ -20,6 +20,7 @@ from tests.deploy.upgrading import (
     check,
     current,
     process_ids,
+    releases,
     releases_that_serve,
     source,
     upgrade,
@@ -80,7 +81,7 @@ def test_upgrades_and_rollbacks_under_load_also_killed_ones_fail_no_request_and_
             process.kill()
         assert done.returncode == 0, done.stdout
         assert "was interrupted" not in done.stdout
-        assert set((machine.app / "releases").iterdir()) == {before, after, used}
+        assert releases(machine) == {before, after, used}
         assert (current(machine), (machine.app / "previous").resolve()) == (before, after)
         assert releases_that_serve(machine) == {before}
     check(load)
@@ -152,11 +153,11 @@ def test_only_one_upgrade_runs_at_a_time(machine: Machine) -> None:
 
 
 def test_a_dry_run_changes_nothing(machine: Machine, as_it_is: Path) -> None:
-    before = (process_ids(machine), sorted((machine.app / "releases").iterdir()), current(machine))
+    before = (process_ids(machine), releases(machine), current(machine))
     done = upgrade(machine, "--source", as_it_is, "--dry-run")
     assert done.returncode == 0, done.stdout
     assert all(name in done.stdout for name in (GATEWAY, *WORKERS))
-    assert (process_ids(machine), sorted((machine.app / "releases").iterdir()), current(machine)) == before
+    assert (process_ids(machine), releases(machine), current(machine)) == before
 
 
 @pytest.mark.parametrize("arguments", [[], ["--source"], ["--rollback", "--source", "x"], ["--keep", "x"], ["--what"]])

@@ -80,6 +80,10 @@ def current(machine: Machine) -> Path:
     return (machine.app / "current").resolve()
 
 
+def releases(machine: Machine) -> set[Path]:
+    return {folder for folder in (machine.app / "releases").iterdir() if folder.is_dir()}
+
+
 def releases_that_serve(machine: Machine) -> set[Path]:
     """Where the gateway's processes and the workers run."""
     found = set()
