@@ -149,7 +149,11 @@ class Load:
             self.jobs.append(job)
             deadline = time.monotonic() + 60
             while job.record.get("status") not in ("succeeded", "failed") and time.monotonic() < deadline:
-                job.record = client.ask("GET", f"/jobs/{job.id}?wait=20", None, 200) or job.record
+                record = client.ask("GET", f"/jobs/{job.id}?wait=20", None, 200)
+                if record is None:
+                    time.sleep(0.1)
+                else:
+                    job.record = record
         client.http.close()
 
 
