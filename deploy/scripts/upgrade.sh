@@ -98,14 +98,19 @@ try_release() {
 }
 
 try_gateway() { # RELEASE PORT
-  local trial trial_pid status=0
+  local trial trial_pid status=0 deadline=$((SECONDS + 30))
   trial=$(mktemp -d)
   [[ -z $SERVICE_USER ]] || chown "$SERVICE_USER" "$trial"
   # `timeout` ends it too where this script is killed.
   become_service "$1" timeout 60 env HOST=127.0.0.1 PORT="$2" GATEWAY_WORKERS=1 LOG_FILE="$trial/log" \
     ./.venv/bin/python -m gateway >"$trial/output" 2>&1 &
   trial_pid=$!
-  health_is ok 30 "http://127.0.0.1:$2/api/v1/health/ready" >/dev/null || status=1
+  until health_is ok 2 "http://127.0.0.1:$2/api/v1/health/ready" >/dev/null; do
+    if ((SECONDS > deadline)) || ! kill -0 "$trial_pid" 2>/dev/null; then
+      status=1
+      break
+    fi
+  done
   kill "$trial_pid" 2>/dev/null || true
   wait "$trial_pid" || true
   ((status == 0)) || cat "$trial/output" "$trial/log" 2>/dev/null | tail -n 20 >&2
@@ -192,6 +197,7 @@ main() {
   local good target programs status before
   read_arguments "$@"
   [[ -d $APP_DIR ]] || die "there is no $APP_DIR: install.sh makes it"
+  [[ -z $SERVICE_USER || $EUID == 0 ]] || die "run it as root: the service's user may not change its own code"
   APP_DIR=$(cd -P "$APP_DIR" && pwd)
   RELEASES=$APP_DIR/releases
   STATE=$APP_DIR/upgrade.state
