@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from uvicorn import Config, Server
 
+from gateway.gauges import OwnState
 from shared.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class PatientServer(Server):
         super().__init__(config)
         self.drain_seconds = drain_seconds
         self.report_to = report_to
+        self.state = OwnState(1 / TICKS_PER_SECOND)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if not WINDOWS:
@@ -53,8 +55,11 @@ class PatientServer(Server):
         self._report("serving")
 
     async def on_tick(self, counter: int) -> bool:
-        if self.bounds is not None and counter % TICKS_PER_SECOND == 0:
-            self.bounds.sweep()
+        self.state.tick()
+        if counter % TICKS_PER_SECOND == 0:
+            if self.bounds is not None:
+                self.bounds.sweep()
+            self.state.show(self.bounds)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -44,6 +44,8 @@ def configure_logs(settings: Settings) -> None:
     `SettingsError` where that file cannot be written.
     """
     hide(settings)
+    # Found out for each line, and shown in none.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler: logging.Handler
     if settings.log_file is None:
         handler = logging.StreamHandler(sys.stderr)

@@ -1,4 +1,5 @@
-"""The metrics of both processes, named `mas_…`, and their text for Prometheus.
+"""The metrics of both processes, named `mas_…`, and their text for Prometheus. What only one of the two has is shown by
+`gateway/gauges.py` and `worker/gauges.py`.
 
 With several gateway processes each writes its own files (prometheus_client's multiprocess mode, where
 PROMETHEUS_MULTIPROC_DIR is set before the first import) and any of them answers for all.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
 
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
@@ -38,19 +39,6 @@ WEBHOOK_DELIVERY_SECONDS = Histogram(
     "mas_webhook_delivery_seconds", "Seconds from an event to the first success of its delivery.",
     buckets=DELIVERY_BUCKETS, registry=REGISTRY,
 )  # fmt: skip
-
-# A gateway has none of these: `register_worker_metrics` shows them.
-JOBS_RUNNING = Gauge("mas_jobs_running", "Attempts running in this worker.", registry=None)
-# With empty labels the lag of a loop that answers; with others, for how long that node has blocked it by now.
-LOOP_LAG_SECONDS = Gauge(
-    "mas_loop_lag_seconds", "How late the worker's event loop is.", ["graph", "node"], registry=None
-)
-
-
-def register_worker_metrics() -> None:
-    """Show what only a worker has."""
-    for metric in (JOBS_RUNNING, LOOP_LAG_SECONDS):
-        REGISTRY.register(metric)
 
 
 def exposition() -> bytes:

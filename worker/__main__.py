@@ -263,9 +263,10 @@ def serve_metrics(port: int) -> None:
         return
     from prometheus_client import start_http_server
 
-    from shared.metrics import REGISTRY, register_worker_metrics
+    from shared.metrics import REGISTRY
+    from worker.gauges import register_process_metrics
 
-    register_worker_metrics()
+    register_process_metrics()
     try:
         start_http_server(port, registry=REGISTRY)
     except OSError as error:

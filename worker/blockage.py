@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from langchain_core.runnables.config import var_child_runnable_config
 
-from shared.metrics import LOOP_LAG_SECONDS
+from worker.gauges import LOOP_LAG_SECONDS
 from worker.lease import CURRENT, Lease
 
 logger = structlog.get_logger(__name__)

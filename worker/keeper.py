@@ -215,7 +215,7 @@ class Keeper:
             for lease in overdue:
                 self._fail(lease, blocker)
             for ended in self.store.hand_back_all():
-                logger.info("job handed back", job=ended.ref, graph=ended.graph, status=ended.status)
+                logger.info("job handed back", job=ended.id, graph=ended.graph, status=ended.status)
             self.store.farewell()
         except Exception as error:  # whatever it is, the process must go; leases run out by themselves
             if not said:

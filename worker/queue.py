@@ -24,11 +24,12 @@ from arq.worker import Worker as ArqWorker
 from arq.worker import func
 from redis.asyncio import Redis
 
-from shared.metrics import JOB_WAIT_SECONDS, JOBS_ENDED, JOBS_RUNNING
+from shared.metrics import JOB_WAIT_SECONDS, JOBS_ENDED
 from shared.settings import Settings
 from shared.store import Claim, Claimed, JobStore, StoreError
 from shared.store.errors import store_errors
 from shared.store.keys import key
+from worker.gauges import JOBS_RUNNING
 from worker.keeper import Keeper
 from worker.lease import EndReason, Lease
 from worker.runner import Runner
@@ -186,7 +187,7 @@ class JobWorker(ArqWorker):
         self._claim_lost = False
         for ended in claim.ended:
             JOBS_ENDED.labels(ended.graph, ended.status).inc()
-            logger.warning("job ended without its worker", job=ended.ref, graph=ended.graph, status=ended.status)
+            logger.warning("job ended without its worker", job=ended.id, graph=ended.graph, status=ended.status)
         for job in claim.jobs:
             self._start(job, asked_at, claim.now_ms)
         if self._handing_back.is_set():  # the claim was under way
@@ -204,7 +205,7 @@ class JobWorker(ArqWorker):
             return False
         self._claim_lost = False
         for job in disowned:
-            logger.warning("job of a lost claim handed back", job=job.ref, graph=job.graph, status=job.status)
+            logger.warning("job of a lost claim handed back", job=job.id, graph=job.graph, status=job.status)
             if job.status == "cancelled":
                 JOBS_ENDED.labels(job.graph, job.status).inc()
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import structlog
 from fastapi import APIRouter, Body, Header, Request, Response
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from shared.metrics import JOBS_ENDED, JOBS_REFUSED, JOBS_SUBMITTED
 from shared.records import API
 from shared.store import NewJob, Submitted
 
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 router = APIRouter(prefix=f"{API}/jobs", tags=["jobs"], route_class=JSONRoute)
 _REFUSALS = ("unknown_graph", "graph_failed_to_load", "invalid_input", "webhook_refused", "idempotency_key_reused")
 _FULL = ("queue_full", "tenant_full")
@@ -85,7 +87,10 @@ async def submit(
             raise
         return _accepted(known[0], replayed=True)
     submitted = await services.jobs.submit(job)
-    return _accepted(_job_id(job, submitted), replayed=submitted.outcome == "duplicate")
+    job_id, replayed = _job_id(job, submitted), submitted.outcome == "duplicate"
+    if not replayed:
+        logger.info("job accepted", job=job_id, graph=job.graph)
+    return _accepted(job_id, replayed=replayed)
 
 
 @router.post(
@@ -122,6 +127,8 @@ async def submit_batch(
             items.append({"error": problem.document()})
     outcomes = iter(zip(jobs, await services.jobs.submit_many(jobs) if jobs else [], strict=True))
     answered = [item or _item(*next(outcomes)) for item in items]
+    accepted_ids = [item["id"] for item in answered if "id" in item]
+    logger.info("jobs accepted", jobs=accepted_ids, refused=len(answered) - len(accepted_ids))  # one line for them all
     if any(items):
         for place, job_id in (await _known(services, caller, sent)).items():
             answered[place] = accepted(job_id, "queued")

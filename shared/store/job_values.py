@@ -109,6 +109,10 @@ class Ended:
     graph: str
     status: str
 
+    @property
+    def id(self) -> str:
+        return self.ref.partition(":")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -19,10 +19,18 @@ LOOK_AGAIN_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Safety:
-    """What a server is set up to lose or refuse, a phrase each, and the settings that it does not tell."""
+    """What a server is set up to lose or refuse, a phrase each, and the settings that it does not tell.
+
+    Memory in bytes: `max_memory` is 0 where there is no limit; both are None where the server keeps them to itself.
+    `last_write_failed`: of the append-only file, or of a snapshot.
+    """
 
     unsafe: tuple[str, ...]
     unknown: tuple[str, ...]
+    used_memory: int | None = None
+    max_memory: int | None = None
+    last_write_failed: bool = False
+    replicas: int | None = None
 
 
 async def look_at_server(redis: Redis, *, wait_replicas: int = 0) -> Safety:
@@ -96,7 +104,15 @@ def _judge(
     connected = replication.get("connected_slaves", wait_replicas)
     if connected < wait_replicas:
         unsafe.append(f"WAIT_REPLICAS is {wait_replicas}, but {connected} are connected, so that nothing is confirmed")
-    return Safety(tuple(unsafe), tuple(unknown))
+    writes = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
+    return Safety(
+        tuple(unsafe),
+        tuple(unknown),
+        used_memory=memory.get("used_memory"),
+        max_memory=memory.get("maxmemory"),
+        last_write_failed=any(persistence.get(write, "ok") != "ok" for write in writes),
+        replicas=replication.get("connected_slaves"),
+    )
 
 
 def _fields(answer: Any) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ set -euo pipefail
 folder=$1
 declare -A package=(
   [nginx]=nginx [prometheus]=prometheus [promtool]=prometheus [fail2ban-regex]=fail2ban
+  [systemd-analyze]=systemd
   [shellcheck]=shellcheck [logrotate]=logrotate [debootstrap]=debootstrap
 )
 export PATH="$PATH:/usr/sbin:/sbin:$folder/usr/bin:$folder/usr/sbin"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from configparser import RawConfigParser
 
 import psutil
 import pytest
@@ -14,17 +13,10 @@ from gateway.server import LISTEN_SECONDS, STOP_SECONDS
 from shared.settings import Settings
 from tests.deploy.clients import Load
 from tests.deploy.machine import Machine
+from tests.deploy.supervisor_files import programs
 from tests.servers import PROJECT, fetch, wait_until
 
-FILES = PROJECT / "deploy" / "supervisor"
 WORKER = "multi-agent-worker:multi-agent-worker_{:02d}"
-
-
-def programs() -> dict[str, dict[str, str]]:
-    """The sections of both files, `program:` taken off."""
-    parser = RawConfigParser(inline_comment_prefixes=(" ;",))
-    parser.read([FILES / "multi-agent-redis.conf", FILES / "multi-agent-service.conf"])
-    return {name.removeprefix("program:"): dict(parser[name]) for name in parser.sections()}
 
 
 def production() -> Settings:

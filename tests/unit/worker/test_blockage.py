@@ -16,12 +16,12 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from prometheus_client import CollectorRegistry
 
-from shared.metrics import LOOP_LAG_SECONDS
 from shared.store import Claimed
 from tests.attempts import Attempts, State, chain
 from tests.conditions import until
 from worker import blockage as blockage_module
 from worker.blockage import Blocker, LoopWatch
+from worker.gauges import LOOP_LAG_SECONDS
 from worker.lease import CURRENT, Lease
 
 

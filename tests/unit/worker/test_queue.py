@@ -14,13 +14,13 @@ import pytest
 import redis.exceptions
 import structlog
 
-from shared.metrics import JOBS_RUNNING
 from shared.settings import Settings, load_settings
 from shared.store import Claim, Claimed, StoreUnavailable
 from shared.store.job_values import Ended
 from tests.conditions import until
 from tests.servers import SECRET_KEY
 from worker import queue as queue_module
+from worker.gauges import JOBS_RUNNING
 from worker.lease import EndReason, Lease
 from worker.queue import JobWorker
 
