@@ -30,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from gateway import keys
 
             return keys.run(options, load_settings())
+        if options.command == "workers":
+            from gateway import workers
+
+            return workers.run(load_settings())
         if options.command == "webhook-secret":
             return print_webhook_secret(options.tenant)
         if options.check:
@@ -128,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     from gateway.keys import add_commands
 
     add_commands(commands.add_parser("keys", help="make, list and revoke API keys"))
+    commands.add_parser("workers", help="list the workers that live now: host, process id, since when")
     secret = commands.add_parser("webhook-secret", help="print the secret that signs a tenant's webhooks")
     secret.add_argument("--tenant", default="default", help="default: %(default)s")
     return parser

@@ -1,4 +1,5 @@
 """`python -m worker`: one worker process, or several (`--processes N`). Stops on SIGTERM and SIGINT, handing jobs back.
+`python -m worker install` installs the packages that the graphs need; `check` sees whether a worker would start.
 
 Exit status: 0 stopped, 1 failed, 2 a setting is wrong, 3 a node blocked the event loop past its job's time limit: start
 it again.
@@ -49,8 +50,18 @@ SENDER_STOP_SECONDS = 2.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker, or several, until told to stop. Gives the exit status."""
-    asked = _parser().parse_args(arguments).processes
+    options = _parser().parse_args(arguments)
+    asked: int | None = options.processes
     try:
+        if options.command == "install":
+            from worker.graphs.config import read_graphs_config
+            from worker.graphs.dependencies import install
+
+            return install(read_graphs_config(load_settings().graphs_config), dry_run=options.dry_run)
+        if options.command == "check":
+            from worker.check import check
+
+            return check(load_settings())
         settings = load_settings() if asked is None else load_settings(worker_processes=asked)
         configure_logs(settings)
         warn_where_others_may_read()
@@ -97,6 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m worker", description="Run jobs. Settings: the environment.")
     parser.add_argument("--processes", type=int, metavar="N", help="this many workers, one per core: WORKER_PROCESSES")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser("check", help="see whether a worker would start, and which graphs it would load, and end")
+    install = commands.add_parser("install", help="install the packages that the graphs of GRAPHS_CONFIG need")
+    install.add_argument("--dry-run", action="store_true", help="print the command, and change nothing")
     return parser
 
 
