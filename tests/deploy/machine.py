@@ -100,7 +100,7 @@ class Machine:
                 shutil.copytree(source / part, release / part, symlinks=True, ignore=ignored)
             else:
                 shutil.copy2(source / part, release / part)
-        (release / ".venv").symlink_to(PROJECT / ".venv")
+        (release / ".venv").symlink_to(sys.prefix)
         (release / ".env").symlink_to("../../.env")
         valkey_conf = release / "deploy" / "redis" / "valkey.conf"
         valkey_conf.write_text(self.redirected(valkey_conf.read_text()))
