@@ -86,7 +86,7 @@ keep_data() {
 keep_settings() {
   [[ ! -f $APP_DIR/.env ]] || cat "$APP_DIR/.env" >"$work/env"
   (cd "$ETC_DIR" && find . -maxdepth 4 -name '*multi-agent*' \( -type f -o -type l \) -print0) |
-    tar -C "$ETC_DIR" --null --files-from=- --no-recursion -czf "$work/etc.tar.gz"
+    tar -C "$ETC_DIR" --no-recursion -czf "$work/etc.tar.gz" --null --files-from=-
 }
 
 keep_graphs() {
@@ -109,13 +109,16 @@ count() {
 }
 
 describe() {
-  local counts='{}'
-  local -a without=()
+  local counts='{}' fact
+  local -a facts=() without=()
   $quick || counts=$(count)
   $redis || without=(--without-redis)
-  service_python manifest --counts "$counts" "${without[@]}" host="$(hostname)" redis_db="$db" database="$database" \
-    database_kind="$kind" release="$(basename "$(readlink -f "$APP_DIR/current")")" \
-    commit="$(commit_of "$APP_DIR/current")" graphs_commit="$(graphs_commit)" >"$work/manifest.json"
+  for fact in host="$(hostname)" redis_db="$db" database="$database" database_kind="$kind" \
+    release="$(basename "$(readlink -f "$APP_DIR/current")")" commit="$(commit_of "$APP_DIR/current")" \
+    graphs_commit="$(graphs_commit)"; do
+    facts+=(--fact "$fact")
+  done
+  service_python manifest --counts "$counts" "${without[@]}" "${facts[@]}" >"$work/manifest.json"
 }
 
 graphs_commit() {

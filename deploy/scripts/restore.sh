@@ -64,9 +64,9 @@ find_backup() {
   [[ -f $backup/SHA256SUMS && $backup != *.partial ]] || fail "$backup is no complete backup"
 }
 
-# The text of a field of the manifest, which has one in a line.
+# The text of a field of the manifest, which has one in a line, two spaces from its beginning.
 field() {
-  sed -n "s/^ *\"$1\": \"\\(.*\\)\",\\{0,1\\}\$/\\1/p" "$backup/manifest.json"
+  sed -n "s/^  \"$1\": \"\\(.*\\)\",\\{0,1\\}\$/\\1/p" "$backup/manifest.json"
 }
 
 has() {
@@ -150,7 +150,7 @@ look_at_targets() {
   state=$(settings | service_python state --env --redis-dir "$REDIS_DIR") || exit 1
   read -r _ _ socket <<<"$(settings | service_python places --env)"
   for part in redis database; do
-    ! wanted "$part" || [[ $state != *"$part in use"* ]] || fail "the $part is in use: stop the workers first"
+    ! wanted "$part" || [[ $state != *"$part in use"* ]] || fail "$part: it is in use; stop the workers first"
   done
   if [[ -e $APP_DIR/.env ]] && has env && ! cmp -s "$APP_DIR/.env" "$backup/env"; then state+=$'\n''config holds data'; fi
   for part in graphs teams; do
@@ -158,7 +158,7 @@ look_at_targets() {
   done
   for part in config graphs redis database; do
     if wanted "$part" && [[ $state == *"$part holds data"* && $yes == false ]]; then
-      fail "there is a $part already: say --yes to replace it (what is there is kept aside)"
+      fail "$part: there is something already; --yes replaces it, and keeps it aside"
     fi
   done
   database_holds_data=false

@@ -190,7 +190,7 @@ def _manifest(options: argparse.Namespace) -> None:
         versions["redis"] = (
             f"{server.get('server_name', 'redis')} {server.get('valkey_version') or server['redis_version']}"
         )
-    print(manifest(options.facts, versions, counts=json.loads(options.counts)))
+    print(manifest(options.fact, versions, counts=json.loads(options.counts)))
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -229,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--redis-conf", type=Path, help="the server's configuration")
     parser.add_argument("--db", type=int, default=0, help="the number of the Redis database")
     parser.add_argument("--counts", default="{}", help="JSON, from check")
-    parser.add_argument("facts", nargs="*", help="for the manifest: name=value")
+    parser.add_argument("--fact", action="append", default=[], help="for the manifest: name=value")
     return parser
 
 

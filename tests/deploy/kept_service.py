@@ -1,4 +1,4 @@
-"""A service laid out as on a machine, in a folder: backed up by the real script, wiped, and restored by the real script."""
+"""A service laid out in a folder as on a machine: backed up by the real script, wiped, and restored by the real one."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.servers import GIVEN, PROJECT, SECRET_KEY, Process, Processes, free_p
 
 PASSWORD = "a password of Redis and PostgreSQL"
 LEASE_SECONDS = "1"
+SCOPES = ("--scopes", "jobs:read,jobs:write,ops")
 VALKEY_CONF = """
 port 0
 unixsocket {folder}/redis.sock
@@ -58,6 +59,7 @@ class KeptService:
         self.redis_url = f"unix://:{PASSWORD.replace(' ', '%20')}@{self.data}/redis/redis.sock?db=0"
         self.port = free_port()
         self.api_key = ""
+        self.clients: list[Client] = []
         self.conf = root / "valkey.conf"
         self.conf.write_text(VALKEY_CONF.format(folder=self.data / "redis", password=PASSWORD))
         GIVEN.add(PASSWORD)
@@ -114,12 +116,13 @@ class KeptService:
         """Redis, a gateway and workers, by the settings that stand in `.env` now, and a client with the API key."""
         self.start_redis()
         if not self.api_key:
-            made = self.command("gateway", "keys", "create", "--tenant", "acme", "--name", "backups")
+            made = self.command("gateway", "keys", "create", "--tenant", "acme", "--name", "backups", *SCOPES)
             self.api_key = made.stdout.split()[-1]
         self._python("gateway")
         for _ in range(workers):
             self._python("worker", WORKER_QUEUES=queues)
         client = Client(f"http://127.0.0.1:{self.port}/api/v1")
+        self.clients.append(client)
         client.http.headers["authorization"] = f"Bearer {self.api_key}"
 
         def serves() -> bool:
@@ -132,7 +135,9 @@ class KeptService:
         return client
 
     def stop(self, *, kill: bool = False) -> None:
-        """End all processes, Redis last."""
+        """End all processes, Redis last, and close the clients."""
+        for client in self.clients:
+            client.http.close()
         for process in reversed(self.processes.started):
             if process.status is None:
                 process.kill() if kill else process.stop(20)
@@ -206,6 +211,21 @@ class KeptService:
         assert done.returncode == 0, done.stderr
         return done
 
+    @contextmanager
+    def held_up(self, command: str) -> Iterator[tuple[Path, Path]]:
+        """This step of a script waits: the first file says that it is asked for, the second lets it go on."""
+        begun, let = self.root / "begun", self.root / "let"
+        venv = self.app / "current" / ".venv"
+        python = venv / "bin" / "python"
+        venv.unlink()
+        python.parent.mkdir(parents=True)
+        wait = f"touch {begun}; until [ -e {let} ]; do sleep 0.05; done"
+        python.write_text(f'#!/bin/sh\n[ "$3" = {command} ] && {{ {wait}; }}\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        yield begun, let
+        shutil.rmtree(venv)
+        venv.symlink_to(sys.prefix)
+
     def _python(self, module: str, **environment: str) -> Process:
         python = f"cd -P {self.app}/current && exec {sys.executable} -m {module}"
         return self.processes.start(self._name(module), ["sh", "-c", python], **environment)
@@ -216,6 +236,5 @@ class KeptService:
 
 def manifest_of(backup: Path) -> dict[str, Any]:
     """What the backup says of itself."""
-
 
     return dict(json.loads((backup / "manifest.json").read_text()))

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import stat
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-import pytest
-
 from tests.clients import Client
-from tests.deploy.kept_service import PASSWORD, KeptService, manifest_of
-from tests.receivers import Receiver
-from tests.servers import SECRET_KEY, PostgreSQL, Processes, free_port, wait_until
+from tests.deploy.kept_service import KeptService, manifest_of
+from tests.receivers import Receiver, Reply
+from tests.servers import free_port, wait_until
 from tests.store_audit import audit
 from tests.traced import Trace
-
-
-@pytest.fixture
-def root() -> Iterator[Path]:
-    """A folder with a short path: that of a socket has no more than 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="kept-") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def processes(root: Path) -> Iterator[Processes]:
-    with Processes(root / "logs") as started:
-        yield started
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def kept(root: Path, processes: Processes, request: pytest.FixtureRequest) -> KeptService:
-    if request.param == "sqlite":
-        return KeptService(root, processes)
-    server: PostgreSQL = request.getfixturevalue("postgres_server")
-    return KeptService(root, processes, server.new_database().replace("postgres:@", f"postgres:{PASSWORD}@", 1))
 
 
 class Work:
@@ -47,6 +20,12 @@ class Work:
     def __init__(self, client: Client, folder: Path) -> None:
         self.folder = folder
         self.late_port = free_port()
+        with Receiver(port=self.late_port, default=Reply(503, {"retry-after": "15"})) as receiver:
+            self._do(client)
+            receiver.wait_for(2)
+            wait_until(lambda: self._deliveries(client) == 2, what="both webhooks were tried in vain")
+
+    def _do(self, client: Client) -> None:
         self.secret = client.http.post(
             "/webhooks", json={"url": f"http://127.0.0.1:{self.late_port}/all", "events": ["job.failed"]}
         ).json()["secret"]
@@ -72,7 +51,6 @@ class Work:
         client.job(self.called, wait=10)
         for name in ("running", "in thread"):
             wait_until(lambda name=name: "second" in self.trace(name).steps, what=f"{name} has come to its second step")
-        wait_until(lambda: self._deliveries(client) == 2, what="both webhooks were tried in vain")
 
     def trace(self, name: str) -> Trace:
         return Trace(self.folder / name)
@@ -89,7 +67,76 @@ class Work:
 
 def all_jobs(client: Client) -> dict[str, Any]:
     """Each job by its id, as a list shows it."""
-    return {job["id"]: job for job in client.http.get("/jobs", params={"limit": 100}).json()["items"]}
+    found, cursor = {}, None
+    while True:
+        page = client.http.get("/jobs", params={"limit": 100, **({"cursor": cursor} if cursor else {})}).json()
+        found |= {job["id"]: job for job in page["items"]}
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return found
+
+
+THREADS_AT_ONCE = 4
+
+
+class Load:
+    """Clients that submit to threads of their own, two jobs each, and go on to the next thread; until `stop`."""
+
+    def __init__(self, client: Client, folder: Path) -> None:
+        self.client = client
+        self.folder = folder
+        self.submitted = 0
+        self.stopping = threading.Event()
+        self.clients = [threading.Thread(target=self._submit, args=(number,)) for number in range(THREADS_AT_ONCE)]
+        for one in self.clients:
+            one.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        for one in self.clients:
+            one.join(30)
+
+    def _submit(self, client: int) -> None:
+        number = 0
+        while not self.stopping.is_set():
+            number += 1
+            name = f"thread {client} {number}"
+            for _ in range(2):
+                given = Trace(self.folder / name).input(seconds=0.02)
+                last = self.client.submit("traced", given, thread_id=name)
+                self.submitted += 1
+            if number % 3:  # the others go on by themselves
+                self.client.job(last, wait=20)
+
+
+def test_a_backup_under_load_is_of_one_piece_and_all_its_work_goes_on(kept: KeptService, tmp_path: Path) -> None:
+    client = kept.start(workers=2)
+    load = Load(client, tmp_path)
+    wait_until(lambda: load.submitted > 12, 60, what="there is load")
+    with kept.held_up("database") as (begun, let), kept.started_script("backup.sh") as backup:
+        wait_until(begun.exists, 30, what="Redis is kept, and the database is not yet")
+        submitted = load.submitted
+        wait_until(lambda: load.submitted > submitted + 12, 60, what="more threads have begun")
+        let.touch()
+        assert backup.wait(60) == 0, backup.communicate()
+    load.stop()
+    kept.stop(kill=True)
+    counts = manifest_of(kept.kept()[-1])["counts"]
+    assert counts["running"] + counts["waiting"] > 0, counts
+    kept.wipe()
+
+    kept.restore("latest")
+    client = kept.start(workers=2)
+    jobs = client.wait_all(list(all_jobs(client)))
+    assert len(jobs) == sum(count for name, count in counts.items() if name.startswith("jobs "))
+    assert {job["status"] for job in jobs} == {"succeeded"}
+    threads: dict[str, list[int]] = {}
+    for job in sorted(jobs, key=lambda job: job["finished_at"]):
+        threads.setdefault(job["thread_id"], []).append(len(job["output"]["trail"]))
+    # No thread has forgotten a step that was kept, and none remembers one from after the snapshot.
+    assert {tuple(lengths) for lengths in threads.values()} <= {(2,), (2, 4)}
+    with kept.redis() as redis:
+        assert audit(redis) == []
 
 
 def test_what_was_kept_is_there_again_after_all_was_wiped_and_goes_on(kept: KeptService, tmp_path: Path) -> None:
@@ -129,8 +176,7 @@ def test_what_was_kept_is_there_again_after_all_was_wiped_and_goes_on(kept: Kept
         receiver.wait_for(3, 20)  # the endpoint is registered, and its secret can be opened
     with kept.redis() as client_of_redis:
         assert audit(client_of_redis) == []
-        assert client_of_redis.config_get("appendonly") == {b"appendonly": b"yes"}
-    client.http.close()
+        assert client_of_redis.config_get("appendonly") == {"appendonly": "yes"}
     kept.stop(kill=True)
     client = kept.start()
     assert client.job(further["id"])["status"] == "succeeded", "what came after the restore is kept by Redis again"
