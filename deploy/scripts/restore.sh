@@ -27,7 +27,7 @@ on this machine. A Redis elsewhere is filled over the network.
 USAGE
 }
 
-verify_only=false yes=false stop=false start=true backup='' only=''
+verify_only=false yes=false stop=false start=true backup='' only='' aside=''
 
 parse() {
   while (($#)); do
@@ -150,7 +150,7 @@ look_at_targets() {
   state=$(settings | service_python state --env --redis-dir "$REDIS_DIR") || exit 1
   read -r _ _ socket <<<"$(settings | service_python places --env)"
   for part in redis database; do
-    ! wanted "$part" || [[ $state != *"$part in use"* ]] || fail "$part: it is in use; stop the workers first"
+    ! wanted "$part" || [[ $state != *"$part in use"* ]] || fail "$part: it is in use; stop the service first"
   done
   if [[ -e $APP_DIR/.env ]] && has env && ! cmp -s "$APP_DIR/.env" "$backup/env"; then state+=$'\n''config holds data'; fi
   for part in graphs teams; do
@@ -243,13 +243,22 @@ start_service() {
   ((status != 2)) || fail 'the service is down'
 }
 
+keep_aside() {
+  [[ ! -d $aside ]] || find "$aside" -type d -empty -delete
+}
+
+clean_up() {
+  rm -rf "$scratch"
+  keep_aside
+}
+
 main() {
   parse "$@"
   need_release
   find_backup
   take_lock
   scratch=$(mktemp -d)
-  trap 'rm -rf "$scratch"' EXIT
+  trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
   verify
@@ -264,7 +273,7 @@ main() {
   ! wanted graphs || restore_graphs
   ! wanted redis || restore_redis
   ! wanted database || restore_database
-  find "$aside" -type d -empty -delete
+  keep_aside
   [[ ! -d $aside ]] || say "What was there before is in $aside"
   if $start && supervised; then start_service; fi
 }

@@ -17,6 +17,7 @@ from shared.backup.check import Found, Row, look_into, not_pinned
 from shared.backup.errors import BackupError
 from shared.backup.fill import fill, in_use
 from shared.backup.manifest import compare, manifest
+from shared.backup.open_files import users_of
 from shared.backup.redis_data import holds_data, load_snapshot
 from shared.backup.snapshot import write_snapshot
 from shared.redis_url import redis_place
@@ -148,12 +149,12 @@ def _state(options: argparse.Namespace) -> None:
     database = thread_database(settings.thread_database)
     url = settings.require_redis_url()
     if _is_here(url, options.redis_dir):
-        holds, workers = holds_data(options.redis_dir), 0
+        holds, users = holds_data(options.redis_dir), users_of(options.redis_dir)
     else:
-        holds, workers = in_use(url)
+        holds, users = in_use(url)
     facts = {
         "redis holds data": holds,
-        "redis in use": workers,
+        "redis in use": users,
         "database holds data": database.holds_data(),
         "database in use": database.users(),
     }
