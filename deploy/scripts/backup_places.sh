@@ -23,7 +23,7 @@ say() {
 service_python() {
   local -a user=()
   [[ -z $SERVICE_USER || $(id -un) == "$SERVICE_USER" ]] || user=(runuser -u "$SERVICE_USER" --)
-  (cd -P "$APP_DIR/current" && TMPDIR=$DATA_DIR_ROOT exec "${user[@]}" ./.venv/bin/python -m shared.backup "$@")
+  (cd -P "$APP_DIR/current" && TMPDIR=$DATA_DIR_ROOT PYTHONDONTWRITEBYTECODE=1 exec "${user[@]}" ./.venv/bin/python -m shared.backup "$@")
 }
 
 need_release() {
