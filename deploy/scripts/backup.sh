@@ -23,6 +23,7 @@ USAGE
 }
 
 keep_days=30 quick=false redis=true check_age=''
+without_redis=()
 
 whole_number() {
   [[ $2 =~ ^[1-9][0-9]{0,4}$ ]] || fail "$1 needs a whole number from 1 on" 2
@@ -63,10 +64,7 @@ remove_unfinished() {
 }
 
 need_space() {
-  local size files=0 there
-  local -a without=()
-  $redis || without=(--without-redis)
-  size=$(service_python size "${without[@]}")
+  local files=0 there folder
   for folder in "$APP_DIR/graphs" "$APP_DIR/teams"; do
     [[ ! -d $folder ]] || files=$((files + $(du -sb "$folder" | cut -f 1)))
   done
@@ -110,15 +108,14 @@ count() {
 
 describe() {
   local counts='{}' fact
-  local -a facts=() without=()
+  local -a facts=()
   $quick || counts=$(count)
-  $redis || without=(--without-redis)
   for fact in host="$(hostname)" redis_db="$db" database="$database" database_kind="$kind" \
     release="$(basename "$(readlink -f "$APP_DIR/current")")" commit="$(commit_of "$APP_DIR/current")" \
     graphs_commit="$(graphs_commit)"; do
     facts+=(--fact "$fact")
   done
-  service_python manifest --counts "$counts" "${without[@]}" "${facts[@]}" >"$work/manifest.json"
+  service_python manifest --counts "$counts" "${without_redis[@]}" "${facts[@]}" >"$work/manifest.json"
 }
 
 graphs_commit() {
@@ -159,8 +156,9 @@ main() {
   need_release
   take_lock
   remove_unfinished
-  read -r kind db _ <<<"$(service_python places)"
-  [[ -n $kind ]] || exit 1
+  $redis || without_redis=(--without-redis)
+  plan=$(service_python plan "${without_redis[@]}") || exit 1
+  read -r kind db size <<<"$plan"
   database=threads.dump
   [[ $kind != sqlite ]] || database=threads.db
   need_space

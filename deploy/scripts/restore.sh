@@ -87,18 +87,18 @@ verify() {
   database=$(field database) kind=$(field database_kind) db=$(field redis_db)
   [[ -n $database && -n $kind ]] || fail "$backup/manifest.json is no manifest"
   counts=$(load_for_a_look) || fail "$backup is not good"
-  service_python compare --counts "$counts" <"$backup/manifest.json" || fail "$backup is not what it says"
   has env && check_archive etc
   if has graphs.tar.gz; then check_archive graphs; fi
 }
 
 load_for_a_look() {
   if has redis.rdb; then
-    service_python check --kind "$kind" --db "$db" --redis 3 --database 4 --unpinned 5 --begun-since 6 \
-      3<"$backup/redis.rdb" 4<"$backup/$database" 5<"$backup/unpinned.json" 6>"$scratch/begun-since.json"
+    service_python check --kind "$kind" --db "$db" --redis 3 --database 4 --unpinned 5 --begun-since 6 --manifest 7 \
+      3<"$backup/redis.rdb" 4<"$backup/$database" 5<"$backup/unpinned.json" 6>"$scratch/begun-since.json" \
+      7<"$backup/manifest.json"
   else
     echo '[]' >"$scratch/begun-since.json"
-    service_python check --kind "$kind" --database 4 4<"$backup/$database"
+    service_python check --kind "$kind" --database 4 --manifest 7 4<"$backup/$database" 7<"$backup/manifest.json"
   fi
 }
 
@@ -148,7 +148,6 @@ settings() {
 look_at_targets() {
   local state part
   state=$(settings | service_python state --env --redis-dir "$REDIS_DIR") || exit 1
-  read -r _ _ socket <<<"$(settings | service_python places --env)"
   for part in redis database; do
     ! wanted "$part" || [[ $state != *"$part in use"* ]] || fail "$part: it is in use; stop the service first"
   done
@@ -161,12 +160,9 @@ look_at_targets() {
       fail "$part: there is something already; --yes replaces it, and keeps it aside"
     fi
   done
-  database_holds_data=false
+  database_holds_data=false redis_here=false
   [[ $state != *"database holds data"* ]] || database_holds_data=true
-}
-
-local_redis() {
-  [[ $(readlink -f "$(dirname "$socket")") == "$(readlink -f "$REDIS_DIR")" ]]
+  [[ $state != *"redis is here"* ]] || redis_here=true
 }
 
 # Files are put beside their places first, and moved: one that is there is a whole one.
@@ -206,7 +202,7 @@ restore_graphs() {
 restore_redis() {
   local -a config=()
   has redis.rdb || { say 'This backup has no Redis: restore its own snapshot'; return 0; }
-  if local_redis; then
+  if $redis_here; then
     [[ ! -f $REDIS_CONF ]] || config=(--redis-conf "$(readlink -f "$REDIS_CONF")")
     service_python load-redis --redis-dir "$REDIS_DIR" --db "$db" "${config[@]}" <"$backup/redis.rdb"
   else

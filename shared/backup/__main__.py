@@ -87,22 +87,16 @@ def _database(options: argparse.Namespace) -> ThreadDatabase:
     return thread_database(_settings(options).thread_database)
 
 
-def _size(options: argparse.Namespace) -> None:
-    settings = _settings(options)
-    size = thread_database(settings.thread_database).size()
-    if not options.without_redis:
-        with store_errors(), connect_sync(settings.require_redis_url(), answer_within=ANSWER_SECONDS) as redis:
-            memory: Any = redis.info("memory")
-        size += int(memory["used_memory"])
-    print(size)
-
-
-def _places(options: argparse.Namespace) -> None:
-    """Print the kind of the threads' database, the number of the Redis database, and the server's socket, or -."""
+def _plan(options: argparse.Namespace) -> None:
+    """Print the kind of the threads' database, the number of the Redis database, and the bytes that both may need."""
     settings = _settings(options)
     url = settings.require_redis_url()
-    db, socket = redis_place(url)
-    print("sqlite" if settings.thread_database.startswith("sqlite") else "postgresql", db, socket or "-")
+    size = thread_database(settings.thread_database).size()
+    if not options.without_redis:
+        with store_errors(), connect_sync(url, answer_within=ANSWER_SECONDS) as redis:
+            memory: Any = redis.info("memory")
+        size += int(memory["used_memory"])
+    print("sqlite" if settings.thread_database.startswith("sqlite") else "postgresql", redis_place(url)[0], size)
 
 
 def _unpinned(options: argparse.Namespace) -> None:
@@ -121,8 +115,11 @@ def _dump(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Print the counts; with `--begun-since` write the names of those threads there."""
+    """Print the counts; with `--begun-since` write those threads there, with `--manifest` see that it says the same."""
     found = _look(options)
+    if options.manifest is not None:
+        with os.fdopen(options.manifest, "rb") as file:
+            compare(json.load(file), found.counts)
     print(json.dumps(found.counts))
     if options.begun_since is not None:
         with os.fdopen(options.begun_since, "w") as out:
@@ -144,15 +141,17 @@ def _look(options: argparse.Namespace) -> Found:
 
 
 def _state(options: argparse.Namespace) -> None:
-    """Print a line for each target that holds data, and for each that is in use: `redis holds data`."""
+    """Print a line for each target that holds data, or is in use, and whether Redis is on this machine."""
     settings = _settings(options)
     database = thread_database(settings.thread_database)
     url = settings.require_redis_url()
-    if _is_here(url, options.redis_dir):
+    here = _is_here(url, options.redis_dir)
+    if here:
         holds, users = holds_data(options.redis_dir), users_of(options.redis_dir)
     else:
         holds, users = in_use(url)
     facts = {
+        "redis is here": here,
         "redis holds data": holds,
         "redis in use": users,
         "database holds data": database.holds_data(),
@@ -194,13 +193,8 @@ def _manifest(options: argparse.Namespace) -> None:
     print(manifest(options.fact, versions, counts=json.loads(options.counts)))
 
 
-def _compare(options: argparse.Namespace) -> None:
-    compare(json.load(sys.stdin), json.loads(options.counts))
-
-
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "size": _size,
-    "places": _places,
+    "plan": _plan,
     "unpinned": _unpinned,
     "redis": _redis,
     "database": _dump,
@@ -210,7 +204,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fill-redis": _fill_redis,
     "load-database": _load_database,
     "manifest": _manifest,
-    "compare": _compare,
 }
 
 
@@ -226,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--database", type=int, metavar="FD", help="the dump")
     parser.add_argument("--unpinned", type=int, metavar="FD", help="threads that Redis did not know before")
     parser.add_argument("--begun-since", type=int, metavar="FD", help="threads that the snapshot does not know of")
+    parser.add_argument("--manifest", type=int, metavar="FD", help="the manifest")
     parser.add_argument("--redis-dir", type=Path, default=Path("redis"), help="the folder of the server's data")
     parser.add_argument("--redis-conf", type=Path, help="the server's configuration")
     parser.add_argument("--db", type=int, default=0, help="the number of the Redis database")

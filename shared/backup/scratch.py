@@ -37,7 +37,7 @@ def scratch_server(
     with tempfile.TemporaryDirectory(prefix="mas-", dir="/tmp") as own:
         socket, log = Path(own, "socket"), Path(own, "log")
         settings = {**QUIET, "dir": str(folder), "unixsocket": str(socket), **options}
-        command = [str(find_server()), *([str(config)] if config else [])]
+        command = [str(find_server()), *([_without_folder(config, Path(own, "conf"))] if config else [])]
         command += [part for name, value in settings.items() for part in (f"--{name}", value)]
         with log.open("wb") as written:
             server = subprocess.Popen(  # noqa: S603 - the server, with settings of ours
@@ -56,6 +56,13 @@ def scratch_server(
                 server.wait()
 
 
+def _without_folder(config: Path, copy: Path) -> str:
+    """A copy of this configuration that does not lead into its own folder, which may not be there."""
+    lines = config.read_text().splitlines()
+    copy.write_text("\n".join(line for line in lines if line.split(maxsplit=1)[:1] != ["dir"]) + "\n")
+    return str(copy)
+
+
 def _wait(client: redis.Redis, server: subprocess.Popen[bytes], log: Path) -> None:
     """Return once it has loaded its data, however long that takes."""
     while server.poll() is None:
@@ -65,4 +72,4 @@ def _wait(client: redis.Redis, server: subprocess.Popen[bytes], log: Path) -> No
         except RedisError:  # not up, or loading
             time.sleep(POLL_SECONDS)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    raise BackupError(f"a Valkey does not load this snapshot of Redis: {' / '.join(lines[-3:])}")
+    raise BackupError(f"Valkey does not load this snapshot of Redis: {' / '.join(lines[-3:])}")
