@@ -167,12 +167,11 @@ look_at_targets() {
 
 # Files are put beside their places first, and moved: one that is there is a whole one.
 restore_settings() {
-  local file owner=root:root
+  local file
   if has env; then
     [[ ! -e $APP_DIR/.env ]] || cp -p "$APP_DIR/.env" "$aside/env"
-    [[ -z $SERVICE_USER ]] || owner=$SERVICE_USER:$SERVICE_USER
     install -m 0600 "$backup/env" "$APP_DIR/.env.restoring"
-    [[ -z $SERVICE_USER ]] || chown "$owner" "$APP_DIR/.env.restoring"
+    [[ -z $SERVICE_USER ]] || chown "$SERVICE_USER:" "$APP_DIR/.env.restoring"
     mv "$APP_DIR/.env.restoring" "$APP_DIR/.env"
   fi
   mkdir -p "$aside/etc"
@@ -269,6 +268,7 @@ main() {
   ! wanted graphs || restore_graphs
   ! wanted redis || restore_redis
   ! wanted database || restore_database
+  sync -f "$DATA_DIR_ROOT" "$APP_DIR"
   keep_aside
   [[ ! -d $aside ]] || say "What was there before is in $aside"
   if $start && supervised; then start_service; fi

@@ -9,7 +9,7 @@ from typing import Any
 from tests.clients import Client
 from tests.deploy.kept_service import KeptService, manifest_of
 from tests.receivers import Receiver, Reply
-from tests.servers import free_port, wait_until
+from tests.servers import Processes, free_port, wait_until
 from tests.store_audit import audit
 from tests.traced import Trace
 
@@ -187,3 +187,17 @@ def test_what_was_kept_is_there_again_after_all_was_wiped_and_goes_on(kept: Kept
     kept.stop(kill=True)
     client = kept.start()
     assert client.job(further["id"])["status"] == "succeeded", "what came after the restore is kept by Redis again"
+
+
+def test_a_pg_dump_that_is_older_than_its_server_is_refused(
+    kept_root: Path, kept_processes: Processes, postgres_url: str
+) -> None:
+    kept = KeptService(kept_root, kept_processes, postgres_url)
+    kept.start_redis()
+    old = kept_root / "old"
+    old.mkdir()
+    (old / "pg_dump").write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n")
+    (old / "pg_dump").chmod(0o755)
+    done = kept.script("backup.sh", PG_BIN=str(old))
+    assert (done.returncode, "is older than the server" in done.stderr) == (1, True), done.stderr
+    assert kept.kept() == []

@@ -209,7 +209,7 @@ def test_what_is_there_is_replaced_only_when_told_to_and_kept_aside(quiet: KeptS
 def test_a_redis_elsewhere_is_kept_and_filled_again_over_the_network(
     kept_root: Path, kept_processes: Processes, tmp_path: Path
 ) -> None:
-    server = Valkey(tmp_path / "elsewhere", password="far-away", requirepass="far-away", repl_diskless_sync_delay="0")
+    server = Valkey(tmp_path / "elsewhere", password="far-away", requirepass="far-away", repl_diskless_sync="no")
     try:
         service = KeptService(kept_root, kept_processes)
         env = service.app / ".env"
