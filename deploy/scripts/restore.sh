@@ -229,10 +229,11 @@ start_service() {
   programs start multi-agent-redis >/dev/null 2>&1 || true
   programs start 'multi-agent-worker:*' multi-agent-service >/dev/null || fail 'the service does not start'
   local ends=$((SECONDS + HEALTH_SECONDS)) status=2
-  while ((status == 2 && SECONDS < ends)); do
+  # Degraded at first: gateways are up before workers.
+  while ((status != 0 && SECONDS < ends)); do
     status=0
     "$APP_DIR/current/deploy/scripts/health_check.sh" >"$scratch/health" 2>&1 || status=$?
-    ((status != 2)) || sleep 1
+    ((status == 0)) || sleep 1
   done
   cat "$scratch/health"
   ((status != 2)) || fail 'the service is down'

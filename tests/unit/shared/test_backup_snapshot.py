@@ -10,7 +10,7 @@ from shared.backup.errors import BackupError
 from shared.backup.snapshot import MARK_BYTES, _copy
 
 MARK = bytes(range(65, 65 + MARK_BYTES))  # 40 random characters
-DATA = b"REDIS0011" + MARK[:-1] + b"\n" + bytes(range(256)) * 20 + MARK[1:] + b"$EOF:" + MARK[:20]
+DATA = b"REDIS0011" + MARK[:-1] + b"\n" + bytes(range(255, -1, -1)) * 20 + MARK[1:] + b"$EOF:" + MARK[:20]
 
 
 class Stream:
