@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 import redis
 
-from shared.backup.check import Found
 from shared.backup.errors import BackupError
 from shared.backup.open_files import users_of
 from shared.backup.scratch import LOADS_ONLY, scratch_server
@@ -47,7 +46,7 @@ def load_snapshot(snapshot: BinaryIO, folder: Path, config: Path | None, *, db: 
     with scratch_server(new, {"save": ""}, config=config, db=db) as client:
         kept = count_all(client)
     if kept != loaded:
-        raise BackupError(f"Redis would start with other data than the snapshot has: {Found(kept)} and {Found(loaded)}")
+        raise BackupError(f"Redis would start with other data than the snapshot has: {kept} and not {loaded}")
     aside = None
     if folder.exists():
         aside = folder.with_name(f"{folder.name}.before-restore-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
