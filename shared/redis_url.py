@@ -94,6 +94,16 @@ def shown_address(url: str) -> str:
     return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
 
 
+def redis_place(url: str) -> tuple[int, str]:
+    """The number of the database, and the path of the server's socket, empty where it has none."""
+    if is_sentinel_url(url):
+        return parse_sentinel_url(url).db, ""
+    parts = urlsplit(url)
+    path = parts.path if parts.scheme == "unix" else ""
+    number = dict(parse_qsl(parts.query)).get("db") or ("" if path else parts.path.strip("/"))
+    return int(number) if number.isdecimal() else 0, unquote(path)
+
+
 def _host_and_port(text: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")  # knows [::1]:26379
     if not parts.hostname or parts.username is not None:

@@ -1,12 +1,16 @@
-"""A machine for the tests of a file, with the real supervisord and the service under it."""
+"""A machine for the tests of a file, with the real supervisord and the service under it; services to back up."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.deploy.kept_service import PASSWORD, KeptService
 from tests.deploy.machine import Machine
+from tests.servers import PostgreSQL, Processes
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +19,29 @@ def machine() -> Iterator[Machine]:
     with Machine() as laid_out:
         laid_out.start()
         yield laid_out
+
+
+@pytest.fixture
+def kept_root() -> Iterator[Path]:
+    """A folder with a short path: that of a socket has no more than 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="kept-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def kept_processes(kept_root: Path) -> Iterator[Processes]:
+    """As `processes`, in that folder."""
+    with Processes(kept_root / "logs") as started:
+        yield started
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def kept(kept_root: Path, kept_processes: Processes, request: pytest.FixtureRequest) -> Iterator[KeptService]:
+    """A service to back up, on each of the databases."""
+    url = ""
+    if request.param == "postgresql":
+        server: PostgreSQL = request.getfixturevalue("postgres_server")
+        url = server.new_database().replace("postgres:@", f"postgres:{PASSWORD.replace(' ', '%20')}@", 1)
+    service = KeptService(kept_root, kept_processes, url)
+    yield service
+    service.stop(kill=True)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.redis_url import SentinelAddress, check_redis_url, is_sentinel_url, parse_sentinel_url, shown_address
+from shared.redis_url import (
+    SentinelAddress,
+    check_redis_url,
+    is_sentinel_url,
+    parse_sentinel_url,
+    redis_place,
+    shown_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +91,18 @@ def test_what_is_shown_of_an_address_has_no_password() -> None:
 def test_passwords_are_not_in_what_a_log_would_have_of_an_address() -> None:
     known = parse_sentinel_url("redis+sentinel://u:q-secret@a/jobs?sentinel_password=r-secret")
     assert "secret" not in repr(known)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("redis://a", (0, "")),
+        ("redis://user:pass@a:6379/3", (3, "")),
+        ("rediss://a?db=4", (4, "")),
+        ("unix:///run/a%20b/redis.sock?db=2", (2, "/run/a b/redis.sock")),
+        ("unix://:p%40ss@/run/redis.sock", (0, "/run/redis.sock")),
+        ("redis+sentinel://a/jobs/5", (5, "")),
+    ],
+)
+def test_the_place_of_the_data_is_known_from_each_form(url: str, meant: tuple[int, str]) -> None:
+    assert redis_place(url) == meant
