@@ -1,4 +1,4 @@
-"""Debian's nginx with the project's real site, in a folder of its own: ports, paths and the name are replaced, as text."""
+"""Debian's nginx with the project's real site, in a folder of its own: ports, paths and the name are redirected."""
 
 from __future__ import annotations
 
