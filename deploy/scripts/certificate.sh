@@ -53,11 +53,10 @@ self_signed() {
   local made=$CERT_DIR/self-signed
   mkdir -p "$made" "$WEBROOT"
   # The key is never readable to others, not even for a moment; it is in place only once it is whole.
-  (
-    umask 077
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 -subj "/CN=$1" \
-      -addext "subjectAltName=DNS:$1" -keyout "$made/privkey.pem.new" -out "$made/fullchain.pem.new" 2>/dev/null
-  ) || fail "openssl made no certificate"
+  local said
+  said=$(umask 077 && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 -subj "/CN=$1" \
+    -addext "subjectAltName=DNS:$1" -keyout "$made/privkey.pem.new" -out "$made/fullchain.pem.new" 2>&1) ||
+    fail "openssl made no certificate: $said"
   mv "$made/privkey.pem.new" "$made/privkey.pem"
   mv "$made/fullchain.pem.new" "$made/fullchain.pem"
   point_to "$made"

@@ -48,7 +48,9 @@ http {{
 class Nginx:
     """A folder with nginx's configuration, and nginx running on it. Use it in a `with` block."""
 
-    def __init__(self, folder: Path, gateway_port: int, replaced: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, gateway_port: int, replaced: Mapping[str, str] | None = None, *, sites: str = "*"
+    ) -> None:
         self.folder = folder
         self.http_port, self.https_port = free_port(), free_port()
         self.authority = trustme.CA()
@@ -60,7 +62,7 @@ class Nginx:
         self.configuration = folder / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
         self.configuration.write_text(_MAIN.format(folder=folder, user=user))
-        for site in sorted(SITES.glob("*.conf")):
+        for site in sorted(SITES.glob(f"{sites}.conf")):
             text = self._redirected(site.read_text(), gateway_port)
             for old, new in (replaced or {}).items():
                 if site.name == "multi-agent-service.conf":

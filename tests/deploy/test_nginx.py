@@ -16,9 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.settings import Settings
 from tests.deploy import http2
-from tests.deploy.nginx import NAME, SITES, Nginx
+from tests.deploy.nginx import NAME, Nginx
 from tests.deploy.service import start_service
 from tests.servers import Gateway, Processes, Valkey, wait_until
 
@@ -221,13 +220,6 @@ def test_bodies_of_9_9_mb_are_taken_and_of_10_1_mb_refused(site: Site) -> None:
     problem(site.http.post("/api/v1/jobs", content=pieces, headers=headers), 413, "body_too_large")
     done = site.http.get(f"/api/v1/jobs/{taken.json()['id']}?wait=30")
     assert (done.json()["status"], len(done.json()["output"]["value"])) == ("succeeded", 9_900_000 - 41)
-
-
-def test_nginx_takes_as_much_as_the_gateway() -> None:
-    site = (SITES / "multi-agent-service.conf").read_text()
-    limit = Settings.model_fields["max_body_bytes"].default
-    assert f"client_max_body_size {limit};" in site
-    assert f"{limit} bytes that this service takes" in site
 
 
 def test_metrics_are_answered_from_inside_only(site: Site) -> None:
