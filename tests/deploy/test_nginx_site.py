@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,14 @@ def test_where_the_site_is_alone_a_strange_host_chooses_nothing(tmp_path: Path) 
         answer = connection.getresponse()
         assert (answer.status, answer.getheader("location")) == (308, f"https://{NAME}/docs")
         connection.close()
+
+
+def test_where_the_site_is_alone_it_speaks_http_2(tmp_path: Path) -> None:
+    with Nginx(tmp_path / "nginx", free_port(), sites="multi-agent-service") as nginx:
+        context = nginx.trusting()
+        context.set_alpn_protocols(["h2"])
+        with (
+            socket.create_connection(("127.0.0.1", nginx.https_port), 10) as plain,
+            context.wrap_socket(plain, server_hostname=NAME) as connection,
+        ):
+            assert connection.selected_alpn_protocol() == "h2"
