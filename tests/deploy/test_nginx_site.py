@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,19 @@ def test_where_the_site_is_alone_it_speaks_http_2(tmp_path: Path) -> None:
             context.wrap_socket(plain, server_hostname=NAME) as connection,
         ):
             assert connection.selected_alpn_protocol() == "h2"
+
+
+def test_tls_1_2_is_spoken_with_authenticated_encryption_only(tmp_path: Path) -> None:
+    old = "ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES128-SHA256"  # OpenSSL's own list has them
+    with Nginx(tmp_path / "nginx", free_port()) as nginx:
+        for ciphers, taken in ((old, False), (f"{old}:ECDHE-ECDSA-AES128-GCM-SHA256", True)):
+            context = nginx.trusting()
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(ciphers)
+            with socket.create_connection(("127.0.0.1", nginx.https_port), 10) as plain:
+                if taken:
+                    with context.wrap_socket(plain, server_hostname=NAME) as connection:
+                        assert connection.cipher() == ("ECDHE-ECDSA-AES128-GCM-SHA256", "TLSv1.2", 128)
+                else:
+                    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+                        context.wrap_socket(plain, server_hostname=NAME)
