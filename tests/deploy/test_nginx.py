@@ -270,25 +270,26 @@ def test_what_nginx_passes_on_it_passes_on_whole(site: Site) -> None:
     assert many.status_code == 200
 
 
-def test_a_flood_from_one_address_is_told_to_wait_and_others_are_not(site: Site, tmp_path: Path) -> None:
-    flood = b"GET /static/0/x HTTP/1.1\r\nHost: localhost\r\n\r\n" * 900
-    context = site.nginx.trusting()
+def test_a_flood_from_one_address_is_told_to_wait_and_others_are_not(site: Site) -> None:
+    # What nginx refuses by itself, so that it is as fast as a flood has to be; it is counted as all else is.
+    flood = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 900
     with (
         socket.create_connection(("127.0.0.1", site.nginx.https_port), 20, source_address=("127.0.0.9", 0)) as plain,
-        context.wrap_socket(plain, server_hostname=NAME) as connection,
+        site.nginx.trusting().wrap_socket(plain, server_hostname=NAME) as connection,
     ):
-        threading.Thread(target=connection.sendall, args=(flood,)).start()
+        sending = threading.Thread(target=connection.sendall, args=(flood,))
+        sending.start()
         answers = b""
-        while b"429 Too Many" not in answers:
+        while answers.count(b"HTTP/1.1 ") < 900 or not answers.endswith(b"}"):
             piece = connection.recv(65_536)
-            assert piece, "none was told to wait"
+            assert piece, "closed in the middle"
             answers += piece
-    assert answers.count(b"HTTP/1.1 401") >= 500, "a burst is let through"
-    with site.client("127.0.0.9") as client:
-        limited = [answer for _ in range(50) if (answer := client.get("/api/v1/jobs")).status_code == 429]
-    if limited:  # the flood is over, and this machine may be slow
-        problem(limited[0], 429, "rate_limited")
-        assert limited[0].headers["retry-after"] == "1"
+        sending.join()
+    assert answers.count(b"HTTP/1.1 403 ") >= 500, "a burst is let through"
+    first = answers.partition(b"HTTP/1.1 429 ")[2].partition(b"}")[0]
+    assert b"\r\nRetry-After: 1\r\n" in first
+    assert b"\r\nContent-Type: application/problem+json\r\n" in first
+    assert b'"code":"rate_limited"' in first
     assert site.http.get("/api/v1/jobs").status_code == 200, "another address"
 
 
