@@ -1,0 +1,235 @@
+"""A new Debian in a folder, made by debootstrap, with its own processes, mounts and network: what runs there ends with it.
+
+with NewMachine(folder) as machine:
+    machine.run("/source/deploy/scripts/install.sh", "--dry-run")
+
+Only loopback is there; the package registries are reached through `WayOut`. What was downloaded is kept in .tools/debian.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from configparser import ConfigParser
+from configparser import Error as ConfigError
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from tests.deploy.programs import UNPACKED, environment, program
+from tests.deploy.way_out import PORT, WayOut
+from tests.servers import PROJECT, wait_until
+
+RELEASE = "bookworm"
+MIRROR = "http://deb.debian.org/debian"
+SECURITY = "http://deb.debian.org/debian-security"
+CACHE = UNPACKED / "new-machine"
+# What a checkout has that is not the project.
+NOT_COPIED = (".git", ".venv", ".tools", ".env", "data", "logs", "reports", "__pycache__", ".*_cache", "*.egg-info")
+# Where each of the machine's places is on this one, so that a second run downloads nothing.
+KEPT = {"var/cache/apt/archives": "archives", "var/lib/apt/lists": "lists", "root/pip-cache": "pip"}
+# It is the first process: bash waits for those that lost their parent.
+INIT = """
+set -e
+mount --make-rprivate /
+mount --rbind "$1" "$1"
+mount -t proc proc "$1/proc"
+mount --bind /dev "$1/dev"
+while read -r from to; do mkdir -p "$1/$to"; mount --bind "$from" "$1/$to"; done <"$1.mounts"
+touch "$1.ready"
+exec chroot "$1" /bin/bash -c 'while :; do sleep 1000; done'
+"""
+
+
+class CannotBeMade(Exception):
+    """No such machine can be had here; the message says why."""
+
+
+class NewMachine:
+    """`root` is its file system; `/source` there is the project as it is on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        self._unshared: subprocess.Popen[bytes] | None = None
+        self._way_out: WayOut | None = None
+        self._ca = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
+
+    def run(self, *command: str | Path, within: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run this there, as root. Gives what it printed, both streams in one."""
+        return subprocess.run(
+            ["nsenter", f"--target={self._pid}", "--mount", "--pid", "--net", "--ipc", "--uts", "--root", "--wd",
+             *map(str, command)],
+            env=self._environment() | more, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, timeout=within,
+        )  # fmt: skip
+
+    def check(self, *command: str | Path, **more: str) -> str:
+        """The same, where it has to succeed: what it printed."""
+        done = self.run(*command, **more)
+        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout.strip()
+
+    def tree(self, *left_out: str) -> dict[str, tuple[int, int, int, int]]:
+        """Each file with its mode, owner, group and time of change."""
+        found = {}
+        for folder, folders, files in os.walk(self.root):
+            inside = Path(folder).relative_to(self.root)
+            folders[:] = [name for name in folders if str(inside / name) not in {*KEPT, "proc", "dev", *left_out}]
+            for name in [*folders, *files]:
+                about = os.lstat(Path(folder) / name)
+                is_folder = name in folders
+                found[str(inside / name)] = (
+                    about.st_mode,
+                    about.st_uid,
+                    about.st_gid,
+                    0 if is_folder else about.st_mtime_ns,
+                )
+        return found
+
+    def processes(self) -> list[psutil.Process]:
+        """All that run there, the first one included."""
+        assert self._unshared is not None
+        own = os.readlink(f"/proc/{self._pid}/ns/pid")
+        found = []
+        for pid in psutil.pids():
+            try:
+                if os.readlink(f"/proc/{pid}/ns/pid") == own:
+                    found.append(psutil.Process(pid))
+            except (OSError, psutil.NoSuchProcess):
+                continue
+        return found
+
+    def __enter__(self) -> Self:
+        base = _base()
+        self.root.mkdir()
+        with tarfile.open(base) as archive:
+            archive.extractall(self.root, filter="fully_trusted")
+        self._carry_over()
+        ignored = shutil.ignore_patterns(*NOT_COPIED)
+        shutil.copytree(PROJECT, self.root / "source", symlinks=True, ignore=ignored)
+        kept = {**{str(CACHE / here): there for there, here in KEPT.items()}, str(_uv_cache()): "root/uv-cache"}
+        for here in kept:
+            Path(here).mkdir(parents=True, exist_ok=True)
+        self.root.with_suffix(".mounts").write_text("".join(f"{here} {there}\n" for here, there in kept.items()))
+        self._unshared = subprocess.Popen(
+            # Whatever ends first takes all the others with it.
+            ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork",
+             "--kill-child", "/bin/bash", "-c", INIT, "init", self.root],
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            wait_until(self.root.with_suffix(".ready").exists, 30, what="the machine is up")
+            self._way_out = WayOut(self._pid).__enter__()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._way_out is not None:
+            self._way_out.__exit__()
+        if self._unshared is not None and self._unshared.poll() is None:
+            inside = self.processes()
+            self._unshared.send_signal(signal.SIGKILL)
+            self._unshared.wait(30)
+            _, left = psutil.wait_procs(inside, timeout=30)
+            assert not left, f"processes were left behind: {left}"
+
+    @property
+    def _pid(self) -> int:
+        """The first process's, as it is known here."""
+        assert self._unshared is not None
+        deadline = time.monotonic() + 10
+        while not (children := psutil.Process(self._unshared.pid).children()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return children[0].pid
+
+    def _carry_over(self) -> None:
+        """What this machine needs to reach the registries: that is not the installer's business."""
+        etc = self.root / "etc"
+        (etc / "apt" / "sources.list").write_text(
+            f"deb {MIRROR} {RELEASE} main\ndeb {MIRROR} {RELEASE}-updates main\ndeb {SECURITY} {RELEASE}-security main\n"
+        )
+        (etc / "apt" / "apt.conf.d" / "99test").write_text(
+            f'Acquire::http::Proxy "http://127.0.0.1:{PORT}";\nAcquire::http::Pipeline-Depth "0";\n'
+            'Acquire::Languages "none";\nAcquire::Check-Date "false";\nAPT::Sandbox::User "root";\n'
+            'Binary::apt::APT::Keep-Downloaded-Packages "true";\nAPT::Keep-Downloaded-Packages "true";\n'
+        )
+        # No service of a package is started by it, but by the installer.
+        for file, text in {"hostname": "new-machine\n", "hosts": "127.0.0.1 localhost new-machine\n"}.items():
+            (etc / file).write_text(text)
+        shutil.copy(self._ca, self.root / "root" / "ca.crt")
+
+    def _environment(self) -> dict[str, str]:
+        proxy = f"http://127.0.0.1:{PORT}"
+        certificates = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO")
+        registries = {name: os.environ[name] for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX") if name in os.environ}
+        index = os.environ.get("PIP_INDEX_URL") or _pip_index()
+        return {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "LC_ALL": "C.UTF-8",
+            "HTTP_PROXY": proxy,
+            "HTTPS_PROXY": proxy,
+            "http_proxy": proxy,
+            "https_proxy": proxy,
+            "no_proxy": "localhost,127.0.0.1",
+            "NO_PROXY": "localhost,127.0.0.1",
+            "UV_CACHE_DIR": "/root/uv-cache",
+            "UV_LINK_MODE": "copy",  # the cache is on another mount
+            "PIP_CACHE_DIR": "/root/pip-cache",
+            "PIP_ROOT_USER_ACTION": "ignore",
+            **dict.fromkeys(certificates, "/root/ca.crt"),
+            **registries,
+            **({"PIP_INDEX_URL": index} if index else {}),
+        }
+
+
+def _base() -> Path:
+    """The packed base system, made once. Raises `CannotBeMade`."""
+    if os.geteuid() != 0:
+        raise CannotBeMade("only root makes a machine: debootstrap, chroot and namespaces need it")
+    try:
+        debootstrap = program("debootstrap")
+    except AssertionError:
+        raise CannotBeMade("there is no debootstrap") from None
+    base = CACHE / f"{RELEASE}.tar"
+    if base.exists():
+        return base
+    CACHE.mkdir(parents=True, exist_ok=True)
+    building = CACHE / f"building-{os.getpid()}"
+    unpacked = {"DEBOOTSTRAP_DIR": str(UNPACKED / "usr/share/debootstrap")} if UNPACKED in debootstrap.parents else {}
+    try:
+        made = subprocess.run(
+            [debootstrap, "--variant=minbase", RELEASE, building / "root", MIRROR],
+            env=environment(**unpacked), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
+        )  # fmt: skip
+        if made.returncode:
+            raise CannotBeMade(f"debootstrap made no {RELEASE} from {MIRROR}: {made.stdout[-500:]}")
+        shutil.rmtree(building / "root/var/cache/apt/archives", ignore_errors=True)
+        with tarfile.open(building / "root.tar", "w") as archive:
+            archive.add(building / "root", ".")
+        (building / "root.tar").rename(base)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return base
+
+
+def _uv_cache() -> Path:
+    return Path(os.environ.get("UV_CACHE_DIR") or PROJECT / ".tools" / "cache")
+
+
+def _pip_index() -> str:
+    """The index that pip is told of on this machine, or nothing."""
+    config = ConfigParser(interpolation=None)
+    try:
+        config.read(["/etc/pip.conf", Path.home() / ".config/pip/pip.conf", Path.home() / ".pip/pip.conf"])
+    except ConfigError:
+        return ""
+    return config.get("global", "index-url", fallback="")
