@@ -108,7 +108,7 @@ lock() {
   [[ -z $dry_run ]] || return 0
   ((EUID == 0)) || die "this needs root (--dry-run does not)"
   mkdir -p "$APP_DIR"
-  exec 9>"$APP_DIR/upgrade.lock"
+  exec 9>>"$APP_DIR/upgrade.lock"
   flock --nonblock 9 || die "another installation or upgrade is running"
 }
 

@@ -1,9 +1,9 @@
-"""A new Debian in a folder, made by debootstrap, with its own processes, mounts and network: what runs there ends with it.
+"""A new Debian, made by debootstrap, with its own processes, mounts and network: what runs there ends with it.
 
-with NewMachine(folder) as machine:
+with NewMachine() as machine:
     machine.run("/source/deploy/scripts/install.sh", "--dry-run")
 
-Only loopback is there; the package registries are reached through `WayOut`. What was downloaded is kept in .tools/debian.
+Only loopback is there; the package registries are reached through `WayOut`. What was downloaded stays in .tools/debian.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 from configparser import ConfigParser
 from configparser import Error as ConfigError
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -29,6 +31,7 @@ RELEASE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 SECURITY = "http://deb.debian.org/debian-security"
 CACHE = UNPACKED / "new-machine"
+ROOM = 8 << 30  # the machine takes 2 GB
 # What a checkout has that is not the project.
 NOT_COPIED = (".git", ".venv", ".tools", ".env", "data", "logs", "reports", "__pycache__", ".*_cache", "*.egg-info")
 # Where each of the machine's places is on this one, so that a second run downloads nothing.
@@ -53,20 +56,32 @@ class CannotBeMade(Exception):
 class NewMachine:
     """`root` is its file system; `/source` there is the project as it is on disk."""
 
-    def __init__(self, folder: Path) -> None:
-        self.root = folder / "root"
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="new-machine-", dir=_fast_folder()))
+        self._folder.chmod(0o755)
+        self.root = self._folder / "root"
         self._unshared: subprocess.Popen[bytes] | None = None
         self._way_out: WayOut | None = None
         self._ca = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
 
-    def run(self, *command: str | Path, within: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run this there, as root. Gives what it printed, both streams in one."""
-        return subprocess.run(
+    def start(self, *command: str | Path, **more: str) -> subprocess.Popen[str]:
+        """Start this there, as root; both streams of it come in one."""
+        return subprocess.Popen(
             ["nsenter", f"--target={self._pid}", "--mount", "--pid", "--net", "--ipc", "--uts", "--root", "--wd",
              *map(str, command)],
             env=self._environment() | more, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=within,
+            text=True,
         )  # fmt: skip
+
+    def run(self, *command: str | Path, within: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run this there, as root, to its end."""
+        with self.start(*command, **more) as process:
+            try:
+                output, _ = process.communicate(timeout=within)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, output)
 
     def check(self, *command: str | Path, **more: str) -> str:
         """The same, where it has to succeed: what it printed."""
@@ -91,6 +106,19 @@ class NewMachine:
                 )
         return found
 
+    def logs(self) -> str:
+        """The last of what all programs have said."""
+        files = sorted(self.root.glob("var/log/multi-agent-service/**/*.log"))
+        return "\n".join(f"== {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
+
+    def cut_power(self) -> None:
+        """Kill all that runs there, but for the first process."""
+        first = self._pid
+        for process in self.processes():
+            if process.pid != first:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
     def processes(self) -> list[psutil.Process]:
         """All that run there, the first one included."""
         assert self._unshared is not None
@@ -105,10 +133,18 @@ class NewMachine:
         return found
 
     def __enter__(self) -> Self:
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _make(self) -> None:
         base = _base()
         self.root.mkdir()
         with tarfile.open(base) as archive:
-            archive.extractall(self.root, filter="fully_trusted")
+            archive.extractall(self.root, filter="fully_trusted")  # noqa: S202 - device files, too
         self._carry_over()
         ignored = shutil.ignore_patterns(*NOT_COPIED)
         shutil.copytree(PROJECT, self.root / "source", symlinks=True, ignore=ignored)
@@ -122,13 +158,8 @@ class NewMachine:
              "--kill-child", "/bin/bash", "-c", INIT, "init", self.root],
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        try:
-            wait_until(self.root.with_suffix(".ready").exists, 30, what="the machine is up")
-            self._way_out = WayOut(self._pid).__enter__()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        wait_until(self.root.with_suffix(".ready").exists, 30, what="the machine is up")
+        self._way_out = WayOut(self._pid).__enter__()
 
     def __exit__(self, *_: object) -> None:
         if self._way_out is not None:
@@ -139,6 +170,7 @@ class NewMachine:
             self._unshared.wait(30)
             _, left = psutil.wait_procs(inside, timeout=30)
             assert not left, f"processes were left behind: {left}"
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def _pid(self) -> int:
@@ -154,14 +186,19 @@ class NewMachine:
         """What this machine needs to reach the registries: that is not the installer's business."""
         etc = self.root / "etc"
         (etc / "apt" / "sources.list").write_text(
-            f"deb {MIRROR} {RELEASE} main\ndeb {MIRROR} {RELEASE}-updates main\ndeb {SECURITY} {RELEASE}-security main\n"
+            f"deb {MIRROR} {RELEASE} main\n"
+            f"deb {MIRROR} {RELEASE}-updates main\n"
+            f"deb {SECURITY} {RELEASE}-security main\n"
         )
         (etc / "apt" / "apt.conf.d" / "99test").write_text(
             f'Acquire::http::Proxy "http://127.0.0.1:{PORT}";\nAcquire::http::Pipeline-Depth "0";\n'
             'Acquire::Languages "none";\nAcquire::Check-Date "false";\nAPT::Sandbox::User "root";\n'
             'Binary::apt::APT::Keep-Downloaded-Packages "true";\nAPT::Keep-Downloaded-Packages "true";\n'
         )
-        # No service of a package is started by it, but by the installer.
+        # It need not survive a power cut, nor be read about.
+        (etc / "dpkg" / "dpkg.cfg.d" / "test").write_text(
+            "force-unsafe-io\npath-exclude=/usr/share/doc/*\npath-exclude=/usr/share/man/*\npath-exclude=/usr/share/locale/*\n"
+        )
         for file, text in {"hostname": "new-machine\n", "hosts": "127.0.0.1 localhost new-machine\n"}.items():
             (etc / file).write_text(text)
         shutil.copy(self._ca, self.root / "root" / "ca.crt")
@@ -219,6 +256,13 @@ def _base() -> Path:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return base
+
+
+def _fast_folder() -> str | None:
+    """In memory, where there is plenty: most of the time goes into unpacking packages."""
+    shared_memory = Path("/dev/shm")
+    room = shutil.disk_usage(shared_memory).free if shared_memory.is_dir() else 0
+    return str(shared_memory) if min(room, psutil.virtual_memory().available) > ROOM else None
 
 
 def _uv_cache() -> Path:
