@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Install the service on this machine, or put an installation right: run it as often as you like.
+# shellcheck disable=SC2034,SC2154 # its parts, in install/, share its variables
 set -euo pipefail
 
 HERE=$(cd -P "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -34,18 +35,10 @@ Exit status: 0 installed and healthy, 1 failed (mend what it says, and run it ag
 TEXT
 }
 
-# shellcheck source=install/steps.sh
-source "$HERE/install/steps.sh"
-# shellcheck source=install/distribution.sh
-source "$HERE/install/distribution.sh"
-# shellcheck source=install/python.sh
-source "$HERE/install/python.sh"
-# shellcheck source=install/databases.sh
-source "$HERE/install/databases.sh"
-# shellcheck source=install/service.sh
-source "$HERE/install/service.sh"
-# shellcheck source=install/web.sh
-source "$HERE/install/web.sh"
+for part in steps distribution python databases service web; do
+  # shellcheck source=/dev/null
+  source "$HERE/install/$part.sh"
+done
 
 read_arguments() {
   while (($#)); do
@@ -84,7 +77,10 @@ ask_for() {
 
 # decide: what .env says goes before all options: it is never written twice.
 decide() {
-  if [[ -e $APP_DIR/.env ]]; then
+  if [[ -e $APP_DIR/.env && ! -r $APP_DIR/.env ]]; then
+    say "$APP_DIR/.env is there, and only root may read it: what a new machine would get is shown"
+    redis_url=$OWN_REDIS_URL database_url=$OWN_DATABASE_URL
+  elif [[ -e $APP_DIR/.env ]]; then
     [[ -z $redis_url$database_url ]] || say "$APP_DIR/.env is there already: its URLs are used, and the options are not"
     redis_url=$(setting REDIS_URL)
     database_url=$(setting DATABASE_URL)
@@ -106,7 +102,6 @@ decide() {
 
 lock() {
   [[ -z $dry_run ]] || return 0
-  ((EUID == 0)) || die "this needs root (--dry-run does not)"
   mkdir -p "$APP_DIR"
   exec 9>>"$APP_DIR/upgrade.lock"
   flock --nonblock 9 || die "another installation or upgrade is running"
@@ -181,9 +176,10 @@ TEXT
 main() {
   umask 022
   read_arguments "$@"
-  lock
+  [[ -n $dry_run ]] || ((EUID == 0)) || die "this needs root (--dry-run does not)"
   decide
   read_distribution
+  lock
   [[ -z $dry_run ]] || say "A dry run for $distribution: what is said is not done."
   step "Packages of $distribution"
   install_packages "${packages[@]}"
