@@ -237,7 +237,9 @@ main() {
     [[ $(linked current) == "$good" ]] || point current "$good"
     target=$(new_release) || target=""
     [[ -d $target ]] || die "no new release was made; nothing has changed"
-    (cd "$target" && ./.venv/bin/python -m worker install 9>&-) || die "the graphs' dependencies cannot be installed; nothing has changed"
+    # Root builds only what lies in a folder of root's, and .env is the service's.
+    (cd "$target" && GRAPHS_CONFIG=$APP_DIR/graphs/langgraph.json ./.venv/bin/python -m worker install 9>&-) ||
+      die "the graphs' dependencies cannot be installed; nothing has changed"
   fi
   TOOLS=$target
   [[ -f $TOOLS/gateway/workers.py ]] || TOOLS=$(cd -P "$HERE/../.." && pwd)
