@@ -236,6 +236,9 @@ def _base() -> Path:
         debootstrap = program("debootstrap")
     except AssertionError:
         raise CannotBeMade("there is no debootstrap") from None
+    namespaces = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "true"]
+    if subprocess.run(namespaces, capture_output=True, timeout=30).returncode:
+        raise CannotBeMade("this root may make no namespaces: it is confined itself")
     base = CACHE / f"{RELEASE}.tar"
     if base.exists():
         return base

@@ -23,7 +23,7 @@ make_site() {
     run "$release/deploy/scripts/certificate.sh" self-signed "$1"
   fi
   if [[ -e $site ]]; then say "$site is kept as it is"; else put "$site" 0644 < <(site_for "$1"); fi
-  [[ -z $site_link ]] || link "$site" "$site_link"
+  [[ -z $site_link || $site_link -ef $site ]] || link "$site" "$site_link"
   # SELinux lets nginx speak to no other server, unless it is told so.
   if [[ $family == rhel && $(getsebool httpd_can_network_connect 2>/dev/null || true) != *on ]]; then
     if [[ -n $dry_run || $(getenforce 2>/dev/null || true) == Enforcing ]]; then run setsebool -P httpd_can_network_connect 1; fi
