@@ -116,7 +116,7 @@ main() {
   mkdir -p "$APP_DIR/releases"
   APP_DIR=$(cd -P "$APP_DIR" && pwd)
   exec 8>"$APP_DIR/releases/.lock"
-  flock --nonblock 8 || die "another release is being made"
+  flock --wait 10 8 || die "another release is being made"
   rm -rf "$APP_DIR"/releases/.incoming-* # of one that was killed
   work=$(mktemp -d "$APP_DIR/releases/.incoming-XXXXXX")
   trap 'rm -rf "$work"' EXIT
