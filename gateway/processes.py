@@ -126,7 +126,11 @@ class _Gateways:
         for process_id in [number for number, its in self._children.items() if its is child]:
             del self._children[process_id]
             self._serving.discard(process_id)
-            multiprocess.mark_process_dead(process_id, self._metrics)  # type: ignore[no-untyped-call]
+            self._uncount(process_id)
+
+    def _uncount(self, process_id: int) -> None:
+        """Let the metrics no longer show the state of this one; what it has counted stays."""
+        multiprocess.mark_process_dead(process_id, self._metrics)  # type: ignore[no-untyped-call]
 
     def _hear(self) -> None:
         """Take in what the processes report of themselves: `serving 4711`, `leaving 4711`."""
@@ -155,7 +159,9 @@ class _Gateways:
 
     async def _until_old_are_gone(self) -> None:
         while self._old:
-            self._old = {process_id for process_id in self._old if not _has_ended(process_id)}
+            for process_id in [number for number in self._old if _has_ended(number)]:
+                self._old.discard(process_id)
+                self._uncount(process_id)
             await asyncio.sleep(0.1)
 
     def _on_hangup(self) -> None:

@@ -105,6 +105,17 @@ def test_a_reload_fails_no_request_of_a_proxy_that_keeps_its_connections(process
     assert "Traceback" not in gateway.process.log
 
 
+def test_processes_that_a_reload_replaced_are_not_counted_any_more(processes: Processes, redis_url: str) -> None:
+    gateway = start(processes, redis_url, GATEWAY_DRAIN_SECONDS="0.2")
+    for _ in range(2):
+        reload(gateway)
+
+    def shown() -> bool:
+        return b"\nmas_gateway_processes 2.0\n" in fetch(f"{gateway.url}/metrics")[1]
+
+    wait_until(shown, 15, what="the metrics are of the two that serve")
+
+
 def test_a_reload_takes_up_changed_settings(processes: Processes, redis_url: str) -> None:
     gateway = start(processes, redis_url)
     assert fetch(f"{gateway.url}/docs")[0] == 200
