@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +67,42 @@ def test_another_service_at_the_address_is_down(processes: Processes, valkey: Va
     status, says = check(f"{gateway.api}/elsewhere")
     assert status == 2
     assert "answers something else" in says
+
+
+@pytest.fixture
+def without_curl(tmp_path: Path) -> str:
+    """A PATH on which there is no curl."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("bash", "env", "cat"):
+        (folder / name).symlink_to(shutil.which(name) or name)
+    (folder / "python3").symlink_to(Path(sys.executable).resolve())
+    return str(folder)
+
+
+def test_it_needs_no_curl(processes: Processes, valkey: Valkey, without_curl: str) -> None:
+    gateway = processes.gateway(valkey.url).ready()
+    url = f"{gateway.api}/health"
+    status, says = check(url, PATH=without_curl, http_proxy="http://127.0.0.1:9/")
+    assert (status, says.splitlines()[0]) == (1, "degraded:")
+    valkey.kill()
+    status, says = check(url, PATH=without_curl)
+    assert status == 2
+    assert "redis down: Redis cannot be reached" in says
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        silent = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        assert check(silent, PATH=without_curl, TIMEOUT="1") == (
+            2, f"down: {silent} does not answer: no whole answer in 1 s\n",
+        )  # fmt: skip
+
+
+def test_a_document_that_is_cut_off_changes_no_status(tmp_path: Path) -> None:
+    curl = tmp_path / "curl"
+    curl.write_text("""#!/bin/sh\nprintf '{"status":"%s","parts":{"redis":{' "$SAYS"\n""")
+    curl.chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    for says, status in (("ok", 0), ("degraded", 1), ("down", 2)):
+        assert check("http://127.0.0.1:9/", PATH=path, SAYS=says)[0] == status
 
 
 def test_a_wrong_call_is_told_how_to_call_it() -> None:
