@@ -138,7 +138,8 @@ def _newest(program: str) -> Path:
 
 
 def _major(program: Path) -> int:
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    asked = [program, "--version"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout  # noqa: S603 - PostgreSQL's own
     version = re.search(r"\) (\d+)", said)
     return int(version.group(1)) if version else 0
 

@@ -110,7 +110,7 @@ def test_a_wrong_setting_that_only_one_worker_can_see_ends_all_with_status_2(sha
             "worker", "--processes", "2", REDIS_URL=shared_service.redis_url, WORKER_METRICS_PORT=str(port)
         )
         assert parent.wait(20) == 2
-    assert f"WORKER_METRICS_PORT is wrong: cannot listen on {port + 1}" in parent.log
+    assert f"WORKER_METRICS_PORT is wrong: cannot listen on 127.0.0.1:{port + 1}" in parent.log
     assert "started again" not in parent.log
 
 

@@ -85,7 +85,7 @@ class Machine:
             ("/var/lib/multi-agent-service", self.data),
             ("/var/log/multi-agent-service", self.logs),
             ("user=multiagent\n", ""),
-            ('WORKER_METRICS_PORT="91', f'WORKER_METRICS_PORT="{self.metrics_port // 100}'),
+            ('WORKER_METRICS_PORT="81', f'WORKER_METRICS_PORT="{self.metrics_port // 100}'),
         ):
             text = text.replace(real, str(ours))
         return text

@@ -28,8 +28,8 @@ class Prometheus:
             ("interval: 15s", "interval: 500ms"),
             ("/etc/prometheus/multi-agent-service.key", str(key)),
             ("127.0.0.1:8000", f"127.0.0.1:{machine.port}"),
-            ("127.0.0.1:9100", f"127.0.0.1:{machine.metrics_port}"),
-            ("127.0.0.1:9101", f"127.0.0.1:{machine.metrics_port + 1}"),
+            ("127.0.0.1:8100", f"127.0.0.1:{machine.metrics_port}"),
+            ("127.0.0.1:8101", f"127.0.0.1:{machine.metrics_port + 1}"),
             ("127.0.0.1:9093", f"127.0.0.1:{free_port()}"),
         ):
             assert real in text

@@ -40,7 +40,7 @@ def install(config: GraphsConfig, *, dry_run: bool = False) -> int:
         print("Would run this, with the versions of the service's own packages as its input:")
         print(shlex.join(command))
         return 0
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(  # noqa: S603 - uv, with words of the operator's own file
         command, input=_own_packages(uv, target), cwd=config.folder, env=_environment(uv), text=True, check=False
     )
     if done.returncode:
@@ -118,7 +118,7 @@ def _own_packages(uv: str, target: list[str]) -> str:
 
 
 def _ask(uv: str, *arguments: str) -> str:
-    asked = subprocess.run(  # noqa: S603
+    asked = subprocess.run(  # noqa: S603 - uv, with words of the operator's own file
         [uv, "--quiet", *arguments], cwd=RELEASE, env=_environment(uv), capture_output=True, text=True, check=False
     )
     if asked.returncode:

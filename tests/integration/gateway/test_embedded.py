@@ -13,6 +13,7 @@ import redis
 from gateway import embedded
 from gateway.embedded import EmbeddedValkey, find_server
 from gateway.lockfile import LockFile
+from shared import valkey_program
 from shared.settings import SettingsError
 from tests.servers import Process, Valkey, is_alive, wait_until
 
@@ -50,7 +51,7 @@ def test_the_server_is_the_one_of_the_wheel() -> None:
 
 
 def test_a_server_on_the_path_stands_in_for_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded.metadata, "files", lambda _: None)
+    monkeypatch.setattr(valkey_program.metadata, "files", lambda _: None)
     program = tmp_path / "redis-server"
     program.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -58,7 +59,7 @@ def test_a_server_on_the_path_stands_in_for_the_wheel(tmp_path: Path, monkeypatc
 
 
 def test_without_any_server_the_error_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded.metadata, "files", lambda _: None)
+    monkeypatch.setattr(valkey_program.metadata, "files", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SettingsError, match=r"valkey-server.*REDIS_URL"):
         find_server()

@@ -168,7 +168,7 @@ def test_new_processes_that_do_not_start_leave_the_old_ones_at_work(
     command = tmp_path / "start"
     command.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/new:$PYTHONPATH exec {sys.executable} -m gateway "$@"\n')
     command.chmod(0o755)
-    gateway = start(processes, redis_url, GATEWAY_RELOAD_COMMAND=str(command))
+    gateway = start(processes, redis_url, GATEWAY_RELOAD_COMMAND=str(command), GATEWAY_DRAIN_SECONDS=DRAIN_SECONDS)
     before = children_of(gateway)
     with Proxy(gateway) as proxy:
         gateway.process.send(signal.SIGHUP)
