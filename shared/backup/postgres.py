@@ -145,7 +145,7 @@ def _major(program: Path) -> int:
 
 
 def _started(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stderr=subprocess.PIPE, **options)  # noqa: S603 - of ours
+    return subprocess.Popen(command, stderr=subprocess.PIPE, **options)  # noqa: S603 - PostgreSQL's own tools
 
 
 def _ended(process: subprocess.Popen[bytes], name: str) -> None:

@@ -97,6 +97,8 @@ def test_a_second_backup_says_that_there_is_one_and_one_that_was_killed_leaves_n
         for part in parts:
             part.kill()
         psutil.wait_procs(parts, 10)
+    lock = ["flock", "--nonblock", quiet.backups / ".lock", "true"]
+    wait_until(lambda: subprocess.run(lock).returncode == 0, 20, what="all that it had started has ended")
     (left,) = quiet.backups.glob("*.partial")
     assert (left / "redis.rdb").stat().st_size > 0
     assert quiet.kept() == [good]

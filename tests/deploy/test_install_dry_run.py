@@ -6,6 +6,8 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,13 +48,13 @@ DISTRIBUTIONS = {
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The installer where a user without rights can read it."""
-    folder = tmp_path_factory.mktemp("source")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o055)
+def script() -> Iterator[Path]:
+    """The installer where a user without rights can read it: pytest's own folders are their owner's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="mas-"))
+    folder.chmod(0o755)
     shutil.copytree(PROJECT / "deploy", folder / "deploy")
-    return folder / "deploy" / "scripts" / "install.sh"
+    yield folder / "deploy" / "scripts" / "install.sh"
+    shutil.rmtree(folder)
 
 
 def install(script: Path, *arguments: str, os_release: str = "ID=debian") -> subprocess.CompletedProcess[str]:

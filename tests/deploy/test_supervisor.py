@@ -11,7 +11,7 @@ import pytest
 from gateway.processes import CHECK_SECONDS
 from gateway.server import LISTEN_SECONDS, STOP_SECONDS
 from shared.settings import Settings
-from tests.deploy.clients import Load
+from tests.deploy.clients import ENOUGH, Load
 from tests.deploy.machine import Machine
 from tests.deploy.supervisor_files import programs
 from tests.servers import PROJECT, fetch, wait_until
@@ -89,6 +89,7 @@ def test_a_killed_worker_comes_back_and_its_jobs_end(machine: Machine) -> None:
     with Load(machine) as load:
         os.kill(doomed, signal.SIGKILL)
         wait_until(lambda: machine.process_id(WORKER.format(0)) not in (0, doomed), 30, what="another one is started")
+        wait_until(lambda: len(load.accepted) > ENOUGH, 30, what="jobs come in")
     load.check_all_ran()
     assert not load.failed
 
