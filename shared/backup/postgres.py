@@ -138,7 +138,7 @@ def _newest(program: str) -> Path:
 
 
 def _major(program: Path) -> int:
-    asked = [program, "--version"]
+    asked = [str(program), "--version"]
     said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout  # noqa: S603 - PostgreSQL's own
     version = re.search(r"\) (\d+)", said)
     return int(version.group(1)) if version else 0
