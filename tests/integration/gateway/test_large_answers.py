@@ -35,7 +35,8 @@ def test_many_large_outputs_are_read_in_turn_and_others_are_served(processes: Pr
     assert max(took) < 5
     assert statuses.count(200) >= CLIENTS * 0.8
     assert {size > len(output) for status, size in (answer.result() for answer in answers) if status == 200} == {True}
-    assert memory.peak - memory.before < 350
+    # 64 MB at once in three forms, and 128 MB that busy clients have not read; without the turns it is more than 1,000.
+    assert memory.peak - memory.before < 500
 
 
 def test_an_output_is_the_same_whether_it_is_large_or_small(processes: Processes, redis_url: str) -> None:
