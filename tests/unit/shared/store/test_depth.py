@@ -124,7 +124,7 @@ async def test_the_pace_of_long_ago_is_forgotten(queue: JobQueue, sync_redis: Sy
     await fill(queue, 2)
     await drain(queue, 1)
     await queue.submit("a")
-    assert (await queue.submit("b")).retry_seconds <= 10
+    assert (await queue.submit("b")).retry_seconds <= 20  # at most what two windows last: one may just have ended
     queue.pass_time(21)
     assert (await queue.submit("b")).retry_seconds == 60
     assert 0 < sync_redis.pttl(key("drained", TENANT, "default")) <= 30_000
