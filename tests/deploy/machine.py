@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,7 @@ class Machine:
         for folder in (self.app / "releases", self.data / "redis", self.logs / "supervisor", self.folder / "conf.d"):
             folder.mkdir(parents=True)
         self.port = free_port()
-        self.metrics_port = free_port() // 100 * 100
+        self._kept_port, self.metrics_port = _metrics_ports()
         self.gateway_url = f"http://127.0.0.1:{self.port}"
         self.api = f"{self.gateway_url}/api/v1"
         self.settings = {
@@ -253,4 +254,21 @@ class Machine:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._kept_port.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _metrics_ports() -> tuple[socket.socket, int]:
+    """The first of a hundred ports for workers; they are another machine's only once the socket is closed."""
+    while True:
+        first = free_port() // 100 * 100
+        kept = socket.socket()
+        try:
+            kept.bind(("127.0.0.1", first + 99))
+            for port in range(first, first + 10):
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", port))
+        except OSError:
+            kept.close()
+            continue
+        return kept, first
