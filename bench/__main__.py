@@ -6,7 +6,7 @@
 `python -m bench service`, `savers`, `webhooks`, `protocol`, `auth`, `waiters`, `sizes` or `tuning` measures that part,
 and replaces its section only.
 `python -m bench soak` (or `make soak`) is no part of the whole, for it takes long; its exit status is 1 where something
-grew.
+grew. `python -m bench capacity --jobs-per-second 20 …` calculates what a load needs (`--help` has its options).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench.auth import measure as auth
 from bench.budget import measure as budget
+from bench.capacity import main as capacity
 from bench.protocol import measure as protocol
 from bench.savers import measure as savers
 from bench.service import MEASUREMENTS, WAITING
@@ -60,8 +61,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    asked = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as at an error, what was started is stopped
+    if sys.argv[1:2] == ["capacity"]:  # has options of its own
+        return capacity(sys.argv[2:])
+    asked = _arguments()
     if asked.part == "soak":
         return 0 if soak(asked.jobs or SOAK_JOBS) else 1
     if asked.part == "budget":
