@@ -15,6 +15,7 @@ WORKER_THREAD_STEP_MICROS = (10_250 - 3_150) / 3
 # results.md, "Webhooks": a delivery, one worker.
 WORKER_WEBHOOK_MICROS = 600
 # results.md, "Tuning", WORKER_CONCURRENCY: CPU of a job alone, beside one of ten at once, which share round trips.
+# A submit is as much dearer where few come: "Auth" has 929 µs over eight connections.
 ALONE = 2.63
 
 # Gateway, CPU µs: README.md, "Budget"; results.md, "Tuning", submits.
@@ -30,7 +31,7 @@ VALKEY_POLL_MICROS = 50  # assumption: half of a write
 VALKEY_WEBHOOK_MICROS = 230  # results.md, "Webhooks"
 VALKEY_IDLE_WORKER_MICROS = 9_300 / 8  # results.md, "Service": 0.93 % of a core for eight, a second
 
-# Calls of a job: submit, claim, each step but the last, end; results.md, "Savers": four more with a thread.
+# Calls of a job: submit, wake-up, claim, each step but the last, end; results.md, "Savers": four more with a thread.
 THREAD_CALLS = 4
 WEBHOOK_CALLS = 2
 

@@ -128,7 +128,8 @@ def needed(load: Load, processes: int = 0) -> Answer:
 
 def _gateway(load: Load) -> float:
     submit = cost.GATEWAY_BATCHED_SUBMIT_MICROS if load.batched else cost.GATEWAY_SUBMIT_MICROS
-    return load.jobs_per_second * (submit + load.polls * cost.GATEWAY_POLL_MICROS) * cost.MICRO
+    each = load.jobs_per_second * (submit + load.polls * cost.GATEWAY_POLL_MICROS) * cost.MICRO / load.gateway_processes
+    return sparse(each) * load.gateway_processes
 
 
 def _redis(load: Load, rate: float, processes: int) -> float:
@@ -142,5 +143,5 @@ def _redis(load: Load, rate: float, processes: int) -> float:
 
 def _calls(load: Load, rate: float) -> float:
     """Round trips a second at most: busy workers and gateways send several in one."""
-    run = load.steps + 1 + load.threads * cost.THREAD_CALLS + load.webhooks * cost.WEBHOOK_CALLS
+    run = load.steps + 2 + load.threads * cost.THREAD_CALLS + load.webhooks * cost.WEBHOOK_CALLS
     return load.jobs_per_second * (1 + load.polls) + rate * run
