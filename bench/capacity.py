@@ -102,7 +102,8 @@ def _waiting(load: Load, answer: Answer, burst: int) -> list[tuple[str, str]]:
     if max(answer.utilisation["workers' slots"], answer.utilisation["workers' processes"]) >= 1:
         return [("waiting", "grows without end: more jobs come than these workers run")]
     waiting = simulate(
-        rate=load.jobs_per_second, seconds=load.seconds_per_job, cpu=job_cpu(load), provider=answer.fed,
+        rate=load.jobs_per_second, seconds=load.seconds_per_job + cost.JOB_LATENCY_SECONDS, cpu=job_cpu(load),
+        provider=answer.fed,
         slots=answer.processes * load.concurrency, processes=answer.processes, burst=burst,
     )  # fmt: skip
     rows = [("a job waits before it starts", f"p50 {shown(waiting.p50)} s, p95 {shown(waiting.p95)} s (simulated)")]

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import redis
 
+from bench import capacity_costs as cost
 from bench.capacity_model import Load, job_cpu, needed
 from bench.capacity_queue import simulate
 from bench.figures import shown
@@ -83,7 +84,7 @@ def predicted(point: Point) -> Figures:
     load, answer = point.load, needed(point.load, point.workers)
     waiting = simulate(
         rate=load.jobs_per_second,
-        seconds=load.seconds_per_job,
+        seconds=load.seconds_per_job + cost.JOB_LATENCY_SECONDS,
         cpu=job_cpu(load),
         slots=point.workers * load.concurrency,
         processes=point.workers,

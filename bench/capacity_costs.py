@@ -18,6 +18,9 @@ WORKER_WEBHOOK_MICROS = 600
 # A submit is as much dearer where few come: "Auth" has 929 µs over eight connections.
 ALONE = 2.63
 
+# A job lasts longer than its graph, seconds: results.md, "Service", idle, submit and wait, over the bare graph.
+JOB_LATENCY_SECONDS = 0.00528
+
 # Gateway, CPU µs: README.md, "Budget"; results.md, "Tuning", submits.
 GATEWAY_SUBMIT_MICROS = 340
 GATEWAY_BATCHED_SUBMIT_MICROS = 30
