@@ -1,58 +1,94 @@
-"""What a load needs: workers, memory, Redis, disk; how much of it a provider's limits let through."""
+"""What a load needs: workers, memory, Redis; what a provider's limits let through; how long jobs wait, simulated.
+
+CPU is a range: of jobs that coincide, which share round trips and turns of the event loop, and of jobs that come alone.
+"""
 
 from __future__ import annotations
 
+import heapq
 import math
+import random
 from dataclasses import dataclass
 
-from bench import capacity_costs as cost
+# CPU µs as (where many coincide, alone). `results.md` and `README.md` are in this folder.
+MICRO = 1e-6
+ALONE = 5.0 / 1.9  # results.md, "Tuning", WORKER_CONCURRENCY 1 beside 10: CPU of workers a job
+JOB = (151, 151 * ALONE)  # README.md, "Budget": claiming, tasks, keeper, logs
+STEP = (
+    832,
+    832 * ALONE,
+)  # README.md, "Budget": the rest of 1,815 for two steps; assumption: it grows with steps
+THREAD_STEP = (2_367, 2_367)  # results.md, "Savers": (10.25 - 3.15) ms for three steps in PostgreSQL, ten at once
+SUBMIT = (340, 929)  # results.md, "Tuning", submits over 32 connections; "Auth", over eight
+POLL = (390, 390 * 929 / 340)  # README.md, "Budget"; assumption: alone as much dearer as a submit
+CALL = (100, 433)  # of Redis: README.md, "Budget", 300 for three; results.md, "Savers", 1.73 ms for four, one at a time
+IDLE_WORKER = 9_300 / 8  # of Redis, a second: results.md, "Service", 0.93 % of a core for eight
+THREAD_CALLS = 4  # results.md, "Savers", a job's traffic
+
+# Seconds that a job takes besides its graph where it has the machine for itself: results.md, "Service", idle.
+OVERHEAD_SECONDS = 0.00528
+
+# Bytes: results.md, "Sizes"; a waiting job: "Service".
+GATEWAY_BYTES = 80_000_000
+WORKER_BYTES = 107_000_000
+RUNNING_BYTES = 107_000
+WAITING_BYTES = 638
+ENDED_BYTES = 1_997
+
+# What is planned for. Assumptions: room for bursts, and for what the figures do not know.
+SLOTS_BUSY = 0.8
+CORE_BUSY = 0.7
+REWRITE_ROOM = 1.5  # Redis' copy while the append-only file is rewritten
+
+MOST_SLOTS = 100_000  # that are simulated
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Load:
-    """A load as an operator knows it. Shares are 0 to 1; a limit of 0 is none; `cores` of 0 is as many as it takes."""
+    """A load as an operator knows it; a limit of 0 is none, `cores` and `processes` of 0 are as many as it takes."""
 
     jobs_per_second: float
     seconds_per_job: float
     cpu_ms_per_job: float = 0
     steps: int = 2
-    input_bytes: int = 1_000
-    output_bytes: int = 1_000
-    ttl_seconds: float = 7 * cost.SECONDS_A_DAY
-    backlog: int = 0
-    webhooks: float = 0
+    payload_bytes: int = 2_000
+    ttl_seconds: float = 604_800
     threads: float = 0
     polls: float = 1
-    batched: bool = False
     tokens: float = 0
     calls: float = 1
     provider_rpm: float = 0
     provider_tpm: float = 0
     concurrency: int = 10
+    processes: int = 0
     cores: int = 0
-    gateway_processes: int = 1
+    overhead_ms: float = OVERHEAD_SECONDS * 1000
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a load needs. `*_cores` are shares of one core, all processes together; bytes; `fed` are jobs/s, at most."""
+    """What a load needs. CPU is in cores, (where jobs coincide, where each comes alone); memory in bytes."""
 
-    fed: float
-    fed_slots: int
-    fed_processes: int
+    fed: float  # jobs/s that the provider lets through
     running: float
     slots: int
     processes: int
-    worker_cores: float
-    gateway_cores: float
-    redis_cores: float
+    workers: Range
+    gateway: Range
+    gateway_processes: int
+    redis: Range
+    cores: int
     redis_calls: float
-    gateway_bytes: float
     worker_bytes: float
     redis_bytes: float
-    disk_bytes_a_day: float
-    aof_bytes: float
     utilisation: dict[str, float]
+
+    @property
+    def total(self) -> Range:
+        """Cores of everything together."""
+        coinciding, alone = map(sum, zip(self.workers, self.gateway, self.redis, strict=True))
+        return coinciding, alone
 
     @property
     def bottleneck(self) -> str:
@@ -67,81 +103,119 @@ def provider_rate(load: Load) -> float:
     return min(by_requests, by_tokens)
 
 
-def job_cpu(load: Load) -> float:
-    """CPU seconds of a worker for a job of a busy worker, what the graph itself computes included."""
-    micros = cost.WORKER_JOB_MICROS + load.steps * cost.WORKER_STEP_MICROS
-    micros += load.threads * load.steps * cost.WORKER_THREAD_STEP_MICROS + load.webhooks * cost.WORKER_WEBHOOK_MICROS
-    return micros * cost.MICRO + load.cpu_ms_per_job / 1000
+def job_cpu(load: Load) -> Range:
+    """CPU seconds of a worker for a job, what the graph itself computes included."""
+    coinciding, alone = (
+        (JOB[which] + load.steps * (STEP[which] + load.threads * THREAD_STEP[which])) * MICRO
+        + load.cpu_ms_per_job / 1000
+        for which in (0, 1)
+    )
+    return coinciding, alone
 
 
-def sparse(share: float) -> float:
-    """The share of a core that is taken where `share` is what it would be at full load: less is shared by fewer."""
-    room = max(1 - share, 0)
-    return share * (1 + (cost.ALONE - 1) * room**2)
-
-
-def needed(load: Load, processes: int = 0) -> Answer:
-    """What it takes to serve this load, or as much of it as the provider lets through; by so many workers, if given."""
+def needed(load: Load) -> Answer:
+    """What it takes to serve this load, or as much of it as the provider lets through."""
     fed = provider_rate(load)
     rate = min(load.jobs_per_second, fed)
-    own = rate * load.cpu_ms_per_job / 1000
-    full = rate * job_cpu(load)
-    running = rate * (load.seconds_per_job + cost.JOB_LATENCY_SECONDS) + full
-    slots = max(math.ceil(running / cost.SLOTS_BUSY), 1)
-    processes = processes or max(math.ceil(slots / load.concurrency), math.ceil(full / cost.CORE_BUSY), 1)
-    each = (full - own) / processes
-    worker_cores = own + sparse(each) * processes
-    gateway_cores, redis_cores, calls = _gateway(load), _redis(load, rate, processes), _calls(load, rate)
-    utilisation = {
-        "workers' slots": running / (processes * load.concurrency),
-        "workers' processes": full / processes,
-        "gateway": gateway_cores / load.gateway_processes,
-        "Redis": redis_cores,
-        "provider": load.jobs_per_second / fed,
-    }
-    if load.cores:
-        utilisation["cores"] = (full + gateway_cores + redis_cores) / load.cores
-    fed_slots = 0 if math.isinf(fed) else max(math.ceil(fed * load.seconds_per_job), 1)
-    payload = load.input_bytes + load.output_bytes
-    kept = rate * load.ttl_seconds * (cost.ENDED_JOB_BYTES + payload)
-    waiting = (load.backlog + running) * (cost.WAITING_JOB_BYTES + load.input_bytes)
-    written = rate * cost.JOB_LOG_BYTES + rate * load.threads * (load.steps * cost.THREAD_STEP_BYTES + payload)
+    cpu = job_cpu(load)
+    workers = (rate * cpu[0], rate * cpu[1])
+    running = rate * (load.seconds_per_job + load.overhead_ms / 1000 + cpu[0])
+    slots = max(math.ceil(running / SLOTS_BUSY), 1)
+    processes = load.processes or max(math.ceil(slots / load.concurrency), math.ceil(workers[0] / CORE_BUSY))
+    gateway = _scaled(load.jobs_per_second * MICRO, SUBMIT, load.polls, POLL)
+    gateway_processes = math.ceil(gateway[1] / CORE_BUSY)
+    # Submits and polls come at the load's own rate; a run is claim, a checkpoint after each step but the last, end.
+    calls = load.jobs_per_second * (1 + load.polls) + rate * (load.steps + 1 + load.threads * THREAD_CALLS)
+    idle = processes * IDLE_WORKER * MICRO
+    redis = (calls * CALL[0] * MICRO + idle, calls * CALL[1] * MICRO + idle)
+    cores = load.cores or math.ceil((workers[1] + gateway[1] + min(redis[1], 1)) / CORE_BUSY)
+    kept = rate * load.ttl_seconds * (ENDED_BYTES + load.payload_bytes) + running * WAITING_BYTES
     return Answer(
         fed=fed,
-        fed_slots=fed_slots,
-        fed_processes=math.ceil(fed_slots / load.concurrency),
         running=running,
         slots=slots,
         processes=processes,
-        worker_cores=worker_cores,
-        gateway_cores=gateway_cores,
-        redis_cores=redis_cores,
+        workers=workers,
+        gateway=gateway,
+        gateway_processes=gateway_processes,
+        redis=redis,
+        cores=cores,
         redis_calls=calls,
-        gateway_bytes=load.gateway_processes * cost.GATEWAY_PROCESS_BYTES,
-        worker_bytes=processes * cost.WORKER_PROCESS_BYTES + running * cost.RUNNING_JOB_BYTES,
-        redis_bytes=(cost.REDIS_EMPTY_BYTES + kept + waiting) * cost.REDIS_MEMORY_ROOM,
-        disk_bytes_a_day=written * cost.SECONDS_A_DAY,
-        aof_bytes=(kept + waiting) * cost.AOF_GROWTH,
-        utilisation=utilisation,
+        worker_bytes=processes * WORKER_BYTES + running * RUNNING_BYTES,
+        redis_bytes=kept * REWRITE_ROOM,
+        utilisation={
+            "workers' slots": running / (processes * load.concurrency),
+            "workers' processes": workers[0] / processes,
+            "Redis": redis[0],
+            "cores": (workers[0] + gateway[0] + redis[0]) / cores,
+            "provider": load.jobs_per_second / fed,
+        },
     )
 
 
-def _gateway(load: Load) -> float:
-    submit = cost.GATEWAY_BATCHED_SUBMIT_MICROS if load.batched else cost.GATEWAY_SUBMIT_MICROS
-    each = load.jobs_per_second * (submit + load.polls * cost.GATEWAY_POLL_MICROS) * cost.MICRO / load.gateway_processes
-    return sparse(each) * load.gateway_processes
+@dataclass(frozen=True)
+class Waiting:
+    """Seconds from a submit to the job's start; `drained` is when the burst's last job started."""
+
+    p50: float
+    p95: float
+    drained: float
 
 
-def _redis(load: Load, rate: float, processes: int) -> float:
-    """Submits come at the load's rate, runs at the rate that the provider lets through."""
-    submit = cost.VALKEY_BATCHED_SUBMIT_MICROS if load.batched else cost.VALKEY_SUBMIT_MICROS
-    come = load.jobs_per_second * (submit + load.polls * cost.VALKEY_POLL_MICROS) * cost.MICRO
-    calls = load.steps + 1 + load.threads * cost.THREAD_CALLS
-    run = rate * (calls * cost.VALKEY_CALL_MICROS + load.webhooks * cost.VALKEY_WEBHOOK_MICROS) * cost.MICRO
-    return come + sparse(run) + processes * cost.VALKEY_IDLE_WORKER_MICROS * cost.MICRO
+def stretch(answer: Answer) -> float:
+    """How much longer what computes takes where the cores are shared; infinite where jobs that come alone fill them."""
+    free = 1 - answer.total[1] / answer.cores
+    return 1 / free if free > 0 else math.inf
 
 
-def _calls(load: Load, rate: float) -> float:
-    """Round trips a second at most: busy workers and gateways send several in one."""
-    run = load.steps + 2 + load.threads * cost.THREAD_CALLS + load.webhooks * cost.WEBHOOK_CALLS
-    return load.jobs_per_second * (1 + load.polls) + rate * run
+def slot_seconds(load: Load) -> float:
+    """How long a job holds its slot, by what `needed` answers, but for what it waits for a processor."""
+    slower = stretch(needed(load))
+    return load.seconds_per_job + (load.overhead_ms / 1000 + job_cpu(load)[0]) * slower
+
+
+def waiting(load: Load, burst: int = 0, *, spread: bool = True) -> Waiting:
+    """How long jobs wait by what `needed` answers. The load must be below all limits, and `stretch` finite."""
+    answer = needed(load)
+    cpu = job_cpu(load)[0] * stretch(answer)
+    return simulate(
+        rate=load.jobs_per_second, seconds=slot_seconds(load) - cpu, cpu=cpu,
+        slots=answer.processes * load.concurrency, processes=answer.processes,
+        provider=answer.fed, burst=burst, spread=spread,
+    )  # fmt: skip
+
+
+def simulate(
+    *, rate: float, seconds: float, cpu: float, slots: int, processes: int, provider: float = math.inf,
+    burst: int = 0, jobs: int = 20_000, spread: bool = True, seed: int = 1,
+) -> Waiting:  # fmt: skip
+    """Jobs that come at random, `rate` a second, after `burst` of them at once.
+
+    A job holds a slot for `seconds`, and before that one of the processes for `cpu` seconds; `provider` is how many a
+    second the provider lets begin. With `spread` seconds are exponential, else all the same.
+    """
+    chance = random.Random(seed)  # noqa: S311
+    free, idle = [0.0] * slots, [0.0] * processes
+    now = allowed = drained = 0.0
+    waits = []
+    warm = burst or 3 * slots  # all slots are free at first
+    for number in range(warm + jobs):
+        if number >= burst:
+            now += chance.expovariate(rate)
+        slot = heapq.heappop(free)
+        computed = max(now, slot, heapq.heappop(idle)) + cpu
+        heapq.heappush(idle, computed)
+        # The provider holds the slot: the call waits inside of the job.
+        called = max(computed, allowed)
+        allowed = called + 1 / provider
+        lasts = chance.expovariate(1 / seconds) if spread and seconds else seconds
+        heapq.heappush(free, called + lasts)
+        waits.append(called - cpu - now)
+        if number < burst:
+            drained = max(drained, called)
+    ordered = sorted(waits[warm:])
+    return Waiting(ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.95)], drained)
+
+
+def _scaled(rate: float, one: Range, times: float, other: Range) -> Range:
+    return rate * (one[0] + times * other[0]), rate * (one[1] + times * other[1])
