@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
+import math
 import tempfile
 import time
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import redis
 
-from bench.capacity_model import ENDED_BYTES, Load, needed, slot_seconds, waiting
+from bench.capacity_model import ENDED_BYTES, Load, arrivals, needed, p95, slot_seconds, stretch, waiting
 from bench.figures import shown, spread
 from bench.graph import INPUT
 from bench.http_client import Connection
@@ -49,59 +49,65 @@ class Point:
 CORES = psutil.cpu_count() or 1
 POINTS = (
     Point(
-        "30 jobs/s that wait for 1 s, two workers with 20 slots",
+        "40 jobs/s that wait for 0.8 s, two workers with 20 slots",
         "waits",
-        {"seconds": 1},
-        Load(30, 1, steps=1, payload_bytes=50, polls=0, concurrency=20, processes=2, cores=CORES),
-        jobs=600,
+        {"seconds": 0.8},
+        Load(40, 0.8, steps=1, payload_bytes=50, polls=0, concurrency=20, processes=2),
+        jobs=800,
     ),
     Point(
-        "100 jobs/s of two steps that do nothing, one worker",
+        "70 jobs/s of two steps that do nothing, one worker",
         "two_nodes",
         INPUT,
-        Load(100, 0, steps=2, payload_bytes=450, polls=0, processes=1, cores=CORES),
-        jobs=2000,
+        Load(70, 0, steps=2, payload_bytes=450, polls=0, processes=1),
+        jobs=1400,
     ),
 )
 
 
 def check() -> int:
     """Measure, print and keep both."""
-    rows, busy = [], []
+    rows = []
     for point in POINTS:
         rounds = []
         for _ in range(ROUNDS):
             with tempfile.TemporaryDirectory() as folder:
                 rounds.append(measured(point, Path(folder)))
-        busy += [one.pop("other work, cores") for one in rounds]
-        for name, low, high in predicted(point):
+        left = [one["cores that others left"] for one in rounds]
+        rows.append((point.name, "cores that others left", "", spread(left), ""))
+        for name, low, high in predicted(point, median(left)):
             values = [one[name] for one in rounds]
-            plan = shown(low) if low == high else f"{shown(low)} to {shown(high)}"
+            plan = "unknown" if math.isinf(high) else shown(low) if low == high else f"{shown(low)} to {shown(high)}"
             middle = median(values)
-            beside = middle / high if middle > high else min(middle / low, 1)
-            rows.append((point.name, name, plan, spread(values), shown(beside)))
+            beside = "" if math.isinf(high) else shown(middle / high if middle > high else min(middle / low, 1))
+            rows.append((point.name, name, plan, spread(values), beside))
     rendered = table(COLUMNS, rows)
-    others = f"Other work took {spread(busy)} of {CORES} cores."
-    print(f"{rendered}\n{others}")
-    keep("Capacity", f"{measured_on()} Median of {ROUNDS} runs; jobs come at random. {others}\n\n{rendered}")
+    print(rendered)
+    keep("Capacity", f"{measured_on()} Median of {ROUNDS} runs; jobs come at random.\n\n{rendered}")
     return 0
 
 
-def predicted(point: Point) -> list[tuple[str, float, float]]:
-    """What is measured, and between what it should be: CPU is of jobs that coincide, and of those that come alone."""
-    load, answer = point.load, needed(point.load)
-    held, waits = slot_seconds(load) * 1000, waiting(load, spread=False).p95 * 1000
+def predicted(point: Point, cores: float) -> list[tuple[str, float, float]]:
+    """What is measured, and between what it should be: CPU is of jobs that coincide, and of those that come alone.
+
+    Infinite is unknown: on so many cores there is no room for jobs that come alone.
+    """
+    load = replace(point.load, cores=cores)
+    answer = needed(load)
+    held = waits = math.inf
+    if stretch(answer) < math.inf:
+        held, waits = slot_seconds(load) * 1000, p95(waiting(load, arrivals(load.jobs_per_second, point.jobs))) * 1000
     size = ENDED_BYTES + load.payload_bytes
     return [
         ("jobs that come a second", load.jobs_per_second, load.jobs_per_second),
         ("a job holds its slot, ms", held, held),
+        ("a job waits, p95, ms", waits, waits),
         ("CPU of the workers, cores", *answer.workers),
         ("CPU of the gateway, cores", *answer.gateway),
         ("CPU of Redis, cores", *answer.redis),
         ("calls of Redis a second", answer.redis_calls, answer.redis_calls),
         ("Redis, bytes an ended job", size, size),
         ("memory of the workers, MB", answer.worker_bytes / 1e6, answer.worker_bytes / 1e6),
-        ("a job waits, p95, ms", waits, waits),
     ]
 
 
@@ -110,9 +116,11 @@ def measured(point: Point, folder: Path) -> Figures:
     with ExitStack() as running:
         url = running.enter_context(valkey(folder / "valkey"))
         client = running.enter_context(redis.Redis.from_url(url))
-        settings = {"GRAPHS_CONFIG": TUNED, "WORKER_CONCURRENCY": str(point.load.concurrency)}
+        slots = str(point.load.concurrency)
         workers = [
-            running.enter_context(worker(url, folder / f"worker-{number}.log", **settings)).pid
+            running.enter_context(
+                worker(url, folder / f"worker-{number}.log", GRAPHS_CONFIG=TUNED, WORKER_CONCURRENCY=slots)
+            ).pid
             for number in range(point.load.processes)
         ]
         workers_ready(url, len(workers))
@@ -140,19 +148,14 @@ def measured(point: Point, folder: Path) -> Figures:
         "calls of Redis a second": calls / planned,
         "Redis, bytes an ended job": memory / point.jobs,
         "memory of the workers, MB": resident / 1e6,
-        "a job waits, p95, ms": sorted(waited)[int(len(waited) * 0.95)] * 1000,
-        "other work, cores": others / measured_for,
+        "a job waits, p95, ms": p95(waited) * 1000,
+        "cores that others left": CORES - others / measured_for,
     }
 
 
 async def _submit(base: str, point: Point, jobs: int) -> list[str]:
     """Submit at random times, so many a second on average, each at its time whatever became of the others."""
-    chance = random.Random(1)  # noqa: S311
-    due, times = 0.0, []
-    for _ in range(jobs):
-        due += chance.expovariate(point.load.jobs_per_second)
-        times.append(due)
-    left, ids = iter(times), []
+    left, ids = iter(arrivals(point.load.jobs_per_second, jobs)), []
     body = json.dumps({"graph": point.graph, "input": point.input}).encode()
     begun = time.perf_counter()
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 # CPU µs as (where many coincide, alone). `results.md` and `README.md` are in this folder.
 MICRO = 1e-6
-ALONE = 5.0 / 1.9  # results.md, "Tuning", WORKER_CONCURRENCY 1 beside 10: CPU of workers a job
-JOB = (151, 151 * ALONE)  # README.md, "Budget": claiming, tasks, keeper, logs
-STEP = (
-    832,
-    832 * ALONE,
-)  # README.md, "Budget": the rest of 1,815 for two steps; assumption: it grows with steps
+JOB = (151, 5_000 - 832)  # README.md, "Budget"; results.md, "Tuning", WORKER_CONCURRENCY=1, a job of one step
+STEP = (832, 832)  # README.md, "Budget": the rest of 1,815 for two steps; assumption: it grows with the steps
 THREAD_STEP = (2_367, 2_367)  # results.md, "Savers": (10.25 - 3.15) ms for three steps in PostgreSQL, ten at once
 SUBMIT = (340, 929)  # results.md, "Tuning", submits over 32 connections; "Auth", over eight
 POLL = (390, 390 * 929 / 340)  # README.md, "Budget"; assumption: alone as much dearer as a submit
@@ -62,7 +60,7 @@ class Load:
     provider_tpm: float = 0
     concurrency: int = 10
     processes: int = 0
-    cores: int = 0
+    cores: float = 0
     overhead_ms: float = OVERHEAD_SECONDS * 1000
 
 
@@ -78,7 +76,7 @@ class Answer:
     gateway: Range
     gateway_processes: int
     redis: Range
-    cores: int
+    cores: float
     redis_calls: float
     worker_bytes: float
     redis_bytes: float
@@ -124,11 +122,12 @@ def needed(load: Load) -> Answer:
     processes = load.processes or max(math.ceil(slots / load.concurrency), math.ceil(workers[0] / CORE_BUSY))
     gateway = _scaled(load.jobs_per_second * MICRO, SUBMIT, load.polls, POLL)
     gateway_processes = math.ceil(gateway[1] / CORE_BUSY)
-    # Submits and polls come at the load's own rate; a run is claim, a checkpoint after each step but the last, end.
-    calls = load.jobs_per_second * (1 + load.polls) + rate * (load.steps + 1 + load.threads * THREAD_CALLS)
+    # Submits and polls come at the load's own rate; a run is wake-up, claim, each step but the last, end.
+    calls = load.jobs_per_second * (1 + load.polls) + rate * (load.steps + 2 + load.threads * THREAD_CALLS)
     idle = processes * IDLE_WORKER * MICRO
-    redis = (calls * CALL[0] * MICRO + idle, calls * CALL[1] * MICRO + idle)
-    cores = load.cores or math.ceil((workers[1] + gateway[1] + min(redis[1], 1)) / CORE_BUSY)
+    coinciding, alone = calls * CALL[0] * MICRO + idle, calls * CALL[1] * MICRO + idle
+    redis = (coinciding, max(coinciding, min(alone, 1)))  # it has one core: calls coincide before they need more
+    cores = load.cores or math.ceil((workers[1] + gateway[1] + redis[1]) / CORE_BUSY)
     kept = rate * load.ttl_seconds * (ENDED_BYTES + load.payload_bytes) + running * WAITING_BYTES
     return Answer(
         fed=fed,
@@ -153,15 +152,6 @@ def needed(load: Load) -> Answer:
     )
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """Seconds from a submit to the job's start; `drained` is when the burst's last job started."""
-
-    p50: float
-    p95: float
-    drained: float
-
-
 def stretch(answer: Answer) -> float:
     """How much longer what computes takes where the cores are shared; infinite where jobs that come alone fill them."""
     free = 1 - answer.total[1] / answer.cores
@@ -174,47 +164,44 @@ def slot_seconds(load: Load) -> float:
     return load.seconds_per_job + (load.overhead_ms / 1000 + job_cpu(load)[0]) * slower
 
 
-def waiting(load: Load, burst: int = 0, *, spread: bool = True) -> Waiting:
-    """How long jobs wait by what `needed` answers. The load must be below all limits, and `stretch` finite."""
+def waiting(load: Load, times: Sequence[float]) -> list[float]:
+    """How long jobs that come at these times wait, by what `needed` answers. `stretch` must be finite for it."""
     answer = needed(load)
     cpu = job_cpu(load)[0] * stretch(answer)
     return simulate(
-        rate=load.jobs_per_second, seconds=slot_seconds(load) - cpu, cpu=cpu,
-        slots=answer.processes * load.concurrency, processes=answer.processes,
-        provider=answer.fed, burst=burst, spread=spread,
+        times, seconds=slot_seconds(load) - cpu, cpu=cpu, slots=answer.processes * load.concurrency,
+        processes=answer.processes, provider=answer.fed,
     )  # fmt: skip
 
 
+def arrivals(rate: float, jobs: int, seed: int = 1) -> list[float]:
+    """Seconds at which jobs come, at random, `rate` a second on average."""
+    chance = random.Random(seed)  # noqa: S311
+    return list(accumulate(chance.expovariate(rate) for _ in range(jobs)))
+
+
 def simulate(
-    *, rate: float, seconds: float, cpu: float, slots: int, processes: int, provider: float = math.inf,
-    burst: int = 0, jobs: int = 20_000, spread: bool = True, seed: int = 1,
-) -> Waiting:  # fmt: skip
-    """Jobs that come at random, `rate` a second, after `burst` of them at once.
+    times: Sequence[float], *, seconds: float, cpu: float, slots: int, processes: int, provider: float = math.inf
+) -> list[float]:
+    """Seconds that each job waits for its start, of jobs that come at these times.
 
     A job holds a slot for `seconds`, and before that one of the processes for `cpu` seconds; `provider` is how many a
-    second the provider lets begin. With `spread` seconds are exponential, else all the same.
+    second the provider lets begin.
     """
-    chance = random.Random(seed)  # noqa: S311
-    free, idle = [0.0] * slots, [0.0] * processes
-    now = allowed = drained = 0.0
-    waits = []
-    warm = burst or 3 * slots  # all slots are free at first
-    for number in range(warm + jobs):
-        if number >= burst:
-            now += chance.expovariate(rate)
-        slot = heapq.heappop(free)
-        computed = max(now, slot, heapq.heappop(idle)) + cpu
+    free, idle, allowed, waits = [0.0] * slots, [0.0] * processes, 0.0, []
+    for now in times:
+        computed = max(now, heapq.heappop(free), heapq.heappop(idle)) + cpu
         heapq.heappush(idle, computed)
         # The provider holds the slot: the call waits inside of the job.
         called = max(computed, allowed)
         allowed = called + 1 / provider
-        lasts = chance.expovariate(1 / seconds) if spread and seconds else seconds
-        heapq.heappush(free, called + lasts)
+        heapq.heappush(free, called + seconds)
         waits.append(called - cpu - now)
-        if number < burst:
-            drained = max(drained, called)
-    ordered = sorted(waits[warm:])
-    return Waiting(ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.95)], drained)
+    return waits
+
+
+def p95(values: Sequence[float]) -> float:
+    return sorted(values)[int(len(values) * 0.95)]
 
 
 def _scaled(rate: float, one: Range, times: float, other: Range) -> Range:

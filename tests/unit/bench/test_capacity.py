@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import capacity
-from bench.capacity_model import Load, needed, provider_rate, sparse
-from bench.capacity_queue import simulate
+from bench.capacity_model import Load, arrivals, needed, provider_rate, simulate, slot_seconds, stretch
 
 LOADS = st.builds(
     Load,
@@ -19,38 +20,47 @@ LOADS = st.builds(
     seconds_per_job=st.floats(0, 600),
     cpu_ms_per_job=st.floats(0, 1000),
     steps=st.integers(1, 50),
-    input_bytes=st.integers(0, 100_000),
-    output_bytes=st.integers(0, 100_000),
-    webhooks=st.floats(0, 1),
+    payload_bytes=st.integers(0, 100_000),
     threads=st.floats(0, 1),
     tokens=st.floats(0, 50_000),
     provider_rpm=st.sampled_from([0.0, 60.0, 10_000.0]),
     provider_tpm=st.sampled_from([0.0, 100_000.0, 10_000_000.0]),
     concurrency=st.integers(1, 200),
 )
-GROWS = ("jobs_per_second", "seconds_per_job", "cpu_ms_per_job")
-NEEDS = ("slots", "processes", "running", "worker_cores", "redis_cores", "redis_calls", "worker_bytes", "redis_bytes")
+GROWS = ("jobs_per_second", "seconds_per_job", "cpu_ms_per_job", "steps", "ttl_seconds", "payload_bytes")
+NEEDS = ("slots", "processes", "running", "cores", "redis_calls", "worker_bytes", "redis_bytes", "gateway_processes")
 
 
-@given(load=LOADS, name=st.sampled_from(GROWS), factor=st.floats(1, 10))
-def test_more_load_never_needs_less(load: Load, name: str, factor: float) -> None:
+@given(load=LOADS, name=st.sampled_from(GROWS), factor=st.integers(1, 10))
+def test_more_load_never_needs_less(load: Load, name: str, factor: int) -> None:
     less, more = needed(load), needed(replace(load, **{name: getattr(load, name) * factor}))
     for need in NEEDS:
         assert getattr(more, need) >= getattr(less, need) * (1 - 1e-9), need
-
-
-@given(load=LOADS, steps=st.integers(0, 50))
-def test_more_steps_and_longer_retention_never_need_less(load: Load, steps: int) -> None:
-    more = needed(replace(load, steps=load.steps + steps, ttl_seconds=load.ttl_seconds * 2))
-    for need in NEEDS:
-        assert getattr(more, need) >= getattr(needed(load), need) * (1 - 1e-9), need
+    for part in ("workers", "gateway", "redis"):
+        for before, after in zip(getattr(less, part), getattr(more, part), strict=True):
+            assert after >= before * (1 - 1e-9), part
 
 
 @given(load=LOADS)
-def test_the_workers_it_names_are_enough(load: Load) -> None:
+def test_the_workers_and_cores_it_names_are_enough(load: Load) -> None:
     answer = needed(load)
     assert answer.utilisation["workers' slots"] <= 0.8 + 1e-9
     assert answer.utilisation["workers' processes"] <= 0.7 + 1e-9
+    assert answer.workers[1] + answer.gateway[1] <= 0.7 * answer.cores + 1e-9
+
+
+@given(load=LOADS)
+def test_jobs_that_come_alone_never_cost_less_than_those_that_coincide(load: Load) -> None:
+    answer = needed(load)
+    for coinciding, alone in (answer.workers, answer.gateway, answer.redis, answer.total):
+        assert 0 < coinciding <= alone
+
+
+@given(load=LOADS, cores=st.integers(1, 64))
+def test_more_cores_never_hold_a_job_longer(load: Load, cores: int) -> None:
+    fewer, more = replace(load, cores=cores), replace(load, cores=cores + 1)
+    assert 1 <= stretch(needed(more)) <= stretch(needed(fewer))
+    assert slot_seconds(more) <= slot_seconds(fewer)
 
 
 @given(load=LOADS, factor=st.floats(1, 10))
@@ -68,12 +78,6 @@ def test_a_load_above_the_providers_limit_is_sized_by_the_limit(load: Load) -> N
         assert answer.processes == needed(replace(load, jobs_per_second=answer.fed)).processes
 
 
-@given(one=st.floats(0, 3), other=st.floats(0, 3))
-def test_a_busier_process_takes_more_of_its_core(one: float, other: float) -> None:
-    assert (sparse(one) <= sparse(other)) == (one <= other)
-    assert sparse(1) == 1
-
-
 def test_requests_and_tokens_each_limit_what_is_fed() -> None:
     load = Load(10, 1, tokens=3000, calls=2, provider_rpm=600, provider_tpm=360_000)
     assert provider_rate(load) == 2  # by tokens; by requests 5
@@ -82,28 +86,32 @@ def test_requests_and_tokens_each_limit_what_is_fed() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(slots=st.integers(12, 40))
-def test_more_slots_never_wait_longer(slots: int) -> None:
-    def wait(count: int) -> float:
-        return simulate(rate=10, seconds=1, cpu=0.001, slots=count, processes=2, jobs=3000).p95
-
-    assert wait(slots + 5) <= wait(slots)
+@given(slots=st.integers(5, 40), seed=st.integers(0, 1000))
+def test_more_slots_never_wait_longer(slots: int, seed: int) -> None:
+    times = arrivals(10, 1000, seed)
+    fewer, more = (simulate(times, seconds=1, cpu=0.001, slots=count, processes=2) for count in (slots, slots + 1))
+    assert all(less <= longer + 1e-9 for less, longer in zip(more, fewer, strict=True))
 
 
 def test_the_simulation_agrees_with_what_is_known_of_one_server() -> None:
-    """M/M/1 at 0.8: 1 - 0.8 exp(-0.2 t) of the jobs wait at most t mean services."""
-    found = simulate(rate=0.8, seconds=1, cpu=0, slots=1, processes=1, jobs=300_000)
-    assert found.p95 == pytest.approx(math.log(0.8 / 0.05) / 0.2, rel=0.1)
+    """M/D/1 at 0.8: a job waits 0.8 / (2 * 0.2) of a service, on average."""
+    waits = simulate(arrivals(0.8, 300_000), seconds=1, cpu=0, slots=1, processes=1)
+    assert fmean(waits) == pytest.approx(2, rel=0.05)
 
 
 def test_a_burst_drains_as_fast_as_the_slots_allow() -> None:
-    found = simulate(rate=0.001, seconds=2, cpu=0, slots=10, processes=1, burst=100, jobs=1, spread=False)
-    assert found.drained == pytest.approx(18)  # ten rounds, the last one begins after nine
+    waits = simulate([0.0] * 100, seconds=2, cpu=0, slots=10, processes=1)
+    assert max(waits) == pytest.approx(18)  # ten rounds, the last one begins after nine
 
 
 def test_a_burst_starts_no_faster_than_the_provider_lets_it() -> None:
-    found = simulate(rate=0.001, seconds=1, cpu=0, slots=1000, processes=1, provider=5, burst=101, jobs=1)
-    assert found.drained == pytest.approx(20)
+    waits = simulate([0.0] * 101, seconds=1, cpu=0, slots=1000, processes=1, provider=5)
+    assert max(waits) == pytest.approx(20)
+
+
+def test_jobs_that_compute_wait_for_a_process() -> None:
+    waits = simulate([0.0] * 10, seconds=0, cpu=1, slots=100, processes=2)
+    assert max(waits) == pytest.approx(4)
 
 
 def test_the_command_says_what_is_full_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,8 +122,34 @@ def test_the_command_says_what_is_full_first(capsys: pytest.CaptureFixture[str])
     assert "grows without end" in printed
 
 
-@pytest.mark.parametrize("wrong", [["--jobs-per-second", "0"], ["--threads", "2"], ["--steps", "0"]])
-def test_a_wrong_number_is_a_wrong_call(wrong: list[str]) -> None:
+NUMBERS = [option for option in capacity.parser()._option_string_actions if option not in ("-h", "--help", "--check")]
+
+
+@pytest.mark.parametrize("option", NUMBERS)
+@pytest.mark.parametrize("wrong", ["-1", "nan", "inf", "many", "", "1e300"])
+def test_a_wrong_number_is_a_wrong_call(option: str, wrong: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        capacity.main(wrong)
+        capacity.main([f"{option}={wrong}"])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("option", ["--jobs-per-second", "--steps", "--concurrency"])
+def test_nought_is_wrong_where_nothing_would_run(option: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        capacity.main([option, "0"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+@pytest.mark.parametrize("option", NUMBERS)
+def test_every_other_number_is_answered(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if value == "1" or option not in ("--jobs-per-second", "--steps", "--concurrency"):
+        assert capacity.main([option, value]) == 0
+        assert "bottleneck: " in capsys.readouterr().out
+
+
+def test_the_largest_numbers_are_answered_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    assert capacity.main(["--jobs-per-second", "1e9", "--seconds-per-job", "1000", "--burst", "1000000000"]) == 0
+    assert time.monotonic() - started < 5
+    assert "a job waits" in capsys.readouterr().out
