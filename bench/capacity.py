@@ -103,7 +103,12 @@ def _waits(load: Load, answer: Answer, burst: int) -> list[tuple[str, str]]:
     if max(answer.utilisation.values()) >= 1:
         return [(what, f"grows without end: {answer.bottleneck} full")]
     if math.isinf(stretch(answer)):
-        return [(what, "until jobs coincide, for these cores are full before; how long is not predicted")]
+        return [
+            (
+                what,
+                "not predicted: jobs that come alone take above 70 % of these cores; add cores, or have slots to spare",
+            )
+        ]
     if max(answer.processes * load.concurrency, burst) > MOST_SLOTS:
         return [(what, f"not simulated above {MOST_SLOTS:,} slots or jobs at once")]
     warm = 3 * answer.processes * load.concurrency  # all slots are free at first

@@ -49,18 +49,18 @@ class Point:
 CORES = psutil.cpu_count() or 1
 POINTS = (
     Point(
-        "40 jobs/s that wait for 0.8 s, two workers with 20 slots",
+        "35 jobs/s that wait for 0.9 s, two workers with 20 slots",
         "waits",
-        {"seconds": 0.8},
-        Load(40, 0.8, steps=1, payload_bytes=50, polls=0, concurrency=20, processes=2),
-        jobs=800,
+        {"seconds": 0.9},
+        Load(35, 0.9, steps=1, payload_bytes=50, polls=0, concurrency=20, processes=2),
+        jobs=700,
     ),
     Point(
-        "70 jobs/s of two steps that do nothing, one worker",
+        "60 jobs/s of two steps that do nothing, one worker",
         "two_nodes",
         INPUT,
-        Load(70, 0, steps=2, payload_bytes=450, polls=0, processes=1),
-        jobs=1400,
+        Load(60, 0, steps=2, payload_bytes=450, polls=0, processes=1),
+        jobs=1200,
     ),
 )
 

@@ -153,13 +153,16 @@ def needed(load: Load) -> Answer:
 
 
 def stretch(answer: Answer) -> float:
-    """How much longer what computes takes where the cores are shared; infinite where jobs that come alone fill them."""
-    free = 1 - answer.total[1] / answer.cores
-    return 1 / free if free > 0 else math.inf
+    """How much longer what computes takes where the cores are shared; infinite where it is not known.
+
+    Jobs that come alone may fill what is planned for and no more: above, they begin to coincide, and cost less.
+    """
+    busy = answer.total[1] / answer.cores
+    return 1 / (1 - busy) if busy <= CORE_BUSY + 1e-9 else math.inf
 
 
 def slot_seconds(load: Load) -> float:
-    """How long a job holds its slot, by what `needed` answers, but for what it waits for a processor."""
+    """How long a job holds its slot, by what `needed` answers, but for what it waits for a process."""
     slower = stretch(needed(load))
     return load.seconds_per_job + (load.overhead_ms / 1000 + job_cpu(load)[0]) * slower
 
@@ -167,7 +170,7 @@ def slot_seconds(load: Load) -> float:
 def waiting(load: Load, times: Sequence[float]) -> list[float]:
     """How long jobs that come at these times wait, by what `needed` answers. `stretch` must be finite for it."""
     answer = needed(load)
-    cpu = job_cpu(load)[0] * stretch(answer)
+    cpu = job_cpu(load)[0]
     return simulate(
         times, seconds=slot_seconds(load) - cpu, cpu=cpu, slots=answer.processes * load.concurrency,
         processes=answer.processes, provider=answer.fed,

@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import capacity
-from bench.capacity_model import Load, arrivals, needed, provider_rate, simulate, slot_seconds, stretch
+from bench.capacity_model import (
+    Load,
+    arrivals,
+    job_cpu,
+    needed,
+    p95,
+    provider_rate,
+    simulate,
+    slot_seconds,
+    stretch,
+    waiting,
+)
 
 LOADS = st.builds(
     Load,
@@ -76,6 +87,20 @@ def test_a_load_above_the_providers_limit_is_sized_by_the_limit(load: Load) -> N
     if load.jobs_per_second > answer.fed:
         assert answer.utilisation["provider"] > 1
         assert answer.processes == needed(replace(load, jobs_per_second=answer.fed)).processes
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    load=st.builds(Load, st.floats(0.1, 100), st.floats(0, 5), st.floats(0, 200), concurrency=st.integers(1, 50)),
+    burst=st.integers(1, 100),
+)
+def test_what_it_names_never_lets_a_queue_grow(load: Load, burst: int) -> None:
+    answer = needed(load)
+    assert stretch(answer) <= 1 / 0.3 + 1e-6
+    waits = waiting(load, arrivals(load.jobs_per_second, 4000))
+    slower = slot_seconds(load) + job_cpu(load)[0]
+    assert p95(waits[2000:]) <= 10 * slower
+    assert max(waiting(load, [0.0] * burst)) <= burst * slower
 
 
 def test_requests_and_tokens_each_limit_what_is_fed() -> None:
@@ -153,3 +178,12 @@ def test_the_largest_numbers_are_answered_at_once(capsys: pytest.CaptureFixture[
     assert capacity.main(["--jobs-per-second", "1e9", "--seconds-per-job", "1000", "--burst", "1000000000"]) == 0
     assert time.monotonic() - started < 5
     assert "a job waits" in capsys.readouterr().out
+
+
+def test_a_wait_that_is_not_known_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """200 jobs/s that do nothing fill two cores, unless they coincide."""
+    asked = ["--jobs-per-second", "200", "--seconds-per-job", "0", "--processes", "2", "--polls", "0"]
+    assert capacity.main([*asked, "--cores", "2"]) == 0
+    assert "not predicted" in capsys.readouterr().out
+    assert capacity.main(asked) == 0
+    assert "(simulated)" in capsys.readouterr().out
