@@ -117,8 +117,10 @@ def needed(load: Load) -> Answer:
     rate = min(load.jobs_per_second, fed)
     cpu = job_cpu(load)
     workers = (rate * cpu[0], rate * cpu[1])
-    running = rate * (load.seconds_per_job + load.overhead_ms / 1000 + cpu[0])
-    slots = max(math.ceil(running / SLOTS_BUSY), 1)
+    own = load.overhead_ms / 1000 + cpu[0]
+    running = rate * (load.seconds_per_job + own)
+    # Enough also where the cores are as busy as is planned for, and what computes takes so much longer.
+    slots = max(math.ceil(rate * (load.seconds_per_job + own / (1 - CORE_BUSY)) / SLOTS_BUSY), 1)
     processes = load.processes or max(math.ceil(slots / load.concurrency), math.ceil(workers[0] / CORE_BUSY))
     gateway = _scaled(load.jobs_per_second * MICRO, SUBMIT, load.polls, POLL)
     gateway_processes = math.ceil(gateway[1] / CORE_BUSY)

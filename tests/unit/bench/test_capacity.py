@@ -99,7 +99,7 @@ def test_what_it_names_never_lets_a_queue_grow(load: Load, burst: int) -> None:
     assert stretch(answer) <= 1 / 0.3 + 1e-6
     waits = waiting(load, arrivals(load.jobs_per_second, 4000))
     slower = slot_seconds(load) + job_cpu(load)[0]
-    assert p95(waits[2000:]) <= 10 * slower
+    assert p95(waits[2000:]) <= 20 * slower
     assert max(waiting(load, [0.0] * burst)) <= burst * slower
 
 
