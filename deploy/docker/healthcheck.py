@@ -1,15 +1,30 @@
-"""Exit with 0 where HEALTH_URL answers with a status below 400: the gateway's readiness, or a worker's metrics."""
+"""Exit with 0 where what this container runs is ready: the gateway on PORT, or a worker on WORKER_METRICS_PORT."""
 
 from __future__ import annotations
 
 import os
 import sys
-from urllib.request import ProxyHandler, build_opener
+from http.client import HTTPConnection, HTTPException
 
-URL = os.environ.get("HEALTH_URL") or f"http://127.0.0.1:{os.environ.get('PORT') or 8000}/api/v1/health/ready"
+PROBES = {
+    int(os.environ.get("PORT") or 8000): "/api/v1/health/ready",
+    int(os.environ.get("WORKER_METRICS_PORT") or 8100): "/ready",
+}
 
-try:
-    # Proxies of the environment are not for the container's own process.
-    build_opener(ProxyHandler({})).open(URL, timeout=4).close()
-except (OSError, ValueError) as error:
-    sys.exit(f"{URL}: {error}")
+
+def status(port: int, path: str) -> int:
+    """What the path is answered with. Raises `OSError` or `HTTPException` where there is no answer."""
+    connection = HTTPConnection("localhost", port, timeout=4)
+    connection.request("GET", path)
+    return connection.getresponse().status
+
+
+for port, path in PROBES.items():
+    try:
+        found = status(port, path)
+    except ConnectionRefusedError:
+        continue  # it is the other one that runs here
+    except (OSError, HTTPException) as error:
+        sys.exit(f"port {port} does not answer {path}: {error}")
+    sys.exit(0 if found == 200 else f"port {port} answers {path} with {found}")
+sys.exit("neither a gateway nor a worker listens")
