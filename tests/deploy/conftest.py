@@ -10,6 +10,7 @@ import pytest
 
 from tests.deploy.kept_service import PASSWORD, KeptService
 from tests.deploy.machine import Machine
+from tests.deploy.new_machine import CannotBeMade, NewMachine
 from tests.servers import PostgreSQL, Processes
 
 
@@ -45,3 +46,15 @@ def kept(kept_root: Path, kept_processes: Processes, request: pytest.FixtureRequ
     service = KeptService(kept_root, kept_processes, url)
     yield service
     service.stop(kill=True)
+
+
+@pytest.fixture(scope="module")
+def new_machine() -> Iterator[NewMachine]:
+    """An empty Debian that reaches the registries, for the tests of one file."""
+    try:
+        with NewMachine() as machine:
+            if machine.run("apt-get", "update", "--error-on=any").returncode:
+                raise CannotBeMade("Debian's archive cannot be reached")
+            yield machine
+    except CannotBeMade as reason:
+        pytest.skip(str(reason))

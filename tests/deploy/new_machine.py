@@ -69,7 +69,7 @@ class NewMachine:
         return subprocess.Popen(
             ["nsenter", f"--target={self._pid}", "--mount", "--pid", "--net", "--ipc", "--uts", "--root", "--wd",
              *map(str, command)],
-            env=self._environment() | more, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=self.environment() | more, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
         )  # fmt: skip
 
@@ -82,6 +82,12 @@ class NewMachine:
                 process.kill()
                 raise
         return subprocess.CompletedProcess(command, process.returncode, output)
+
+    def stop(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> str:
+        """Send a signal to what `start` has started, and wait for its end: what it printed."""
+        for started in psutil.Process(process.pid).children():
+            started.send_signal(number)
+        return process.communicate(timeout=60)[0]
 
     def check(self, *command: str | Path, **more: str) -> str:
         """The same, where it has to succeed: what it printed."""
@@ -203,7 +209,8 @@ class NewMachine:
             (etc / file).write_text(text)
         shutil.copy(self._ca, self.root / "root" / "ca.crt")
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What all that runs there is given: how to reach the registries, and where what was downloaded is kept."""
         proxy = f"http://127.0.0.1:{PORT}"
         certificates = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO")
         registries = {name: os.environ[name] for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX") if name in os.environ}

@@ -6,12 +6,11 @@ import json
 import re
 import shlex
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.new_machine import CannotBeMade, NewMachine
+from tests.deploy.new_machine import NewMachine
 from tests.servers import wait_until
 
 INSTALL = "/source/deploy/scripts/install.sh"
@@ -44,17 +43,6 @@ OWNED = {
     "etc/nginx/sites-available/multi-agent-service.conf": "root:root 644",
     "etc/ssl/multi-agent-service/privkey.pem": "root:root 600",
 }
-
-
-@pytest.fixture(scope="module")
-def new_machine() -> Iterator[NewMachine]:
-    try:
-        with NewMachine() as machine:
-            if machine.run("apt-get", "update", "--error-on=any").returncode:
-                raise CannotBeMade("Debian's archive cannot be reached")
-            yield machine
-    except CannotBeMade as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="module")
