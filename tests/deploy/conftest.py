@@ -49,10 +49,10 @@ def kept(kept_root: Path, kept_processes: Processes, request: pytest.FixtureRequ
 
 
 @pytest.fixture(scope="module")
-def new_machine() -> Iterator[NewMachine]:
+def new_machine(request: pytest.FixtureRequest) -> Iterator[NewMachine]:
     """An empty Debian that reaches the registries, for the tests of one file."""
     try:
-        with NewMachine() as machine:
+        with NewMachine(keeps_packages=getattr(request.module, "KEEPS_PACKAGES", True)) as machine:
             if machine.run("apt-get", "update", "--error-on=any").returncode:
                 raise CannotBeMade("Debian's archive cannot be reached")
             yield machine

@@ -8,6 +8,7 @@ Only loopback is there; the package registries are reached through `WayOut`. Wha
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -34,8 +35,9 @@ CACHE = UNPACKED / "new-machine"
 ROOM = 8 << 30  # the machine takes 2 GB
 # What a checkout has that is not the project.
 NOT_COPIED = (".git", ".venv", ".tools", ".env", "data", "logs", "reports", "__pycache__", ".*_cache", "*.egg-info")
-# Where each of the machine's places is on this one, so that a second run downloads nothing.
-KEPT = {"var/cache/apt/archives": "archives", "var/lib/apt/lists": "lists", "root/pip-cache": "pip"}
+# Where each of the machine's places is on this one, so that a second run downloads nothing. apt locks those of its own.
+KEPT_BY_APT = {"var/cache/apt/archives": "archives", "var/lib/apt/lists": "lists"}
+KEPT = {**KEPT_BY_APT, "root/pip-cache": "pip"}
 # It is the first process: bash waits for those that lost their parent.
 INIT = """
 set -e
@@ -54,9 +56,13 @@ class CannotBeMade(Exception):
 
 
 class NewMachine:
-    """`root` is its file system; `/source` there is the project as it is on disk."""
+    """`root` is its file system; `/source` there is the project as it is on disk.
 
-    def __init__(self) -> None:
+    Only one machine at a time `keeps_packages` of Debian for the next.
+    """
+
+    def __init__(self, *, keeps_packages: bool = True) -> None:
+        self._kept = {there: here for there, here in KEPT.items() if keeps_packages or there not in KEPT_BY_APT}
         self._folder = Path(tempfile.mkdtemp(prefix="new-machine-", dir=_fast_folder()))
         self._folder.chmod(0o755)
         self.root = self._folder / "root"
@@ -154,7 +160,7 @@ class NewMachine:
         self._carry_over()
         ignored = shutil.ignore_patterns(*NOT_COPIED)
         shutil.copytree(PROJECT, self.root / "source", symlinks=True, ignore=ignored)
-        kept = {**{str(CACHE / here): there for there, here in KEPT.items()}, str(_uv_cache()): "root/uv-cache"}
+        kept = {**{str(CACHE / here): there for there, here in self._kept.items()}, str(_uv_cache()): "root/uv-cache"}
         for here in kept:
             Path(here).mkdir(parents=True, exist_ok=True)
         self.root.with_suffix(".mounts").write_text("".join(f"{here} {there}\n" for here, there in kept.items()))
@@ -247,9 +253,15 @@ def _base() -> Path:
     if subprocess.run(namespaces, capture_output=True, timeout=30).returncode:
         raise CannotBeMade("this root may make no namespaces: it is confined itself")
     base = CACHE / f"{RELEASE}.tar"
-    if base.exists():
-        return base
     CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "making").open("w") as making:
+        fcntl.flock(making, fcntl.LOCK_EX)  # tests run side by side
+        if not base.exists():
+            _make_base(debootstrap, base)
+    return base
+
+
+def _make_base(debootstrap: Path, base: Path) -> None:
     building = CACHE / f"building-{os.getpid()}"
     unpacked = {"DEBOOTSTRAP_DIR": str(UNPACKED / "usr/share/debootstrap")} if UNPACKED in debootstrap.parents else {}
     try:
@@ -265,7 +277,6 @@ def _base() -> Path:
         (building / "root.tar").rename(base)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return base
 
 
 def _fast_folder() -> str | None:

@@ -17,6 +17,7 @@ from tests.deploy.image import DOCKERFILE, Image, instructions
 from tests.deploy.new_machine import NewMachine
 from tests.servers import PROJECT, wait_until
 
+KEEPS_PACKAGES = False  # another machine may be installing at the same time
 SECRET = "planted-secret-of-the-builder"
 GRAPH = """
 from tabulate import tabulate
