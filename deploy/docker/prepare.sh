@@ -57,9 +57,6 @@ grep -qx "DOMAIN=$domain" .env || die ".env has another DOMAIN: change it there,
 
 mkdir -p logs config/keys
 chmod 0750 logs
-if [ "$(id -u)" -eq 0 ]; then chown "$CONTAINER_USER:$CONTAINER_USER" logs; fi
-[ "$(stat -c %u logs)" -eq "$CONTAINER_USER" ] ||
-  die "logs/ does not belong to the user with the id $CONTAINER_USER: run  sudo chown $CONTAINER_USER:$CONTAINER_USER logs"
 
 # Read by nginx in its container, whoever that is there.
 (umask 022 && mkdir -p config/acme config/tls)
@@ -69,4 +66,7 @@ if [ ! -e config/tls/fullchain.pem ]; then
   mv config/tls/privkey.pem.new config/tls/privkey.pem
   mv config/tls/fullchain.pem.new config/tls/fullchain.pem
 fi
+if [ "$(id -u)" -eq 0 ]; then chown "$CONTAINER_USER:$CONTAINER_USER" logs; fi
+[ "$(stat -c %u logs)" -eq "$CONTAINER_USER" ] ||
+  die "logs/ does not belong to the user with the id $CONTAINER_USER: run  sudo chown $CONTAINER_USER:$CONTAINER_USER logs"
 echo "Prepared for $domain. Next: docker compose up -d --build --wait"
