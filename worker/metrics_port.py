@@ -1,4 +1,4 @@
-"""The port of one worker: its metrics for Prometheus, and whether it lives and is ready for an orchestrator's probes."""
+"""The port of one worker: its metrics for Prometheus, and whether it lives and is ready for probes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,16 @@ import yaml
 from shared.api_keys import id_of
 from shared.settings import Settings
 from tests.deploy.cluster import (
-    FOLDER, OVERLAYS, WORKLOADS, labels, manifests, of_kind, one, pod, selects, settings,
+    FOLDER,
+    OVERLAYS,
+    WORKLOADS,
+    labels,
+    manifests,
+    of_kind,
+    one,
+    pod,
+    selects,
+    settings,
 )  # fmt: skip
 from tests.deploy.kustomize import containers, read_documents
 
@@ -106,7 +115,9 @@ def test_every_selector_takes_pods_and_services_and_monitors_find_their_ports(ov
     workloads = of_kind(overlay, *WORKLOADS)
     for workload in of_kind(overlay, "Deployment", "StatefulSet"):
         assert selects(workload["spec"]["selector"], labels(workload))
-        others = [each for each in workloads if each is not workload and selects(workload["spec"]["selector"], labels(each))]
+        others = [
+            each for each in workloads if each is not workload and selects(workload["spec"]["selector"], labels(each))
+        ]
         assert others == []
         for spread in pod(workload).get("topologySpreadConstraints", []):
             assert selects(spread["labelSelector"], labels(workload))
@@ -118,9 +129,15 @@ def test_every_selector_takes_pods_and_services_and_monitors_find_their_ports(ov
         ports = {port["name"] for container in containers(pod(taken[0])) for port in container.get("ports", [])}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
     for monitor in of_kind(overlay, "ServiceMonitor"):
-        seen = [each for each in of_kind(overlay, "Service") if selects(monitor["spec"]["selector"], each["metadata"]["labels"])]
+        seen = [
+            each
+            for each in of_kind(overlay, "Service")
+            if selects(monitor["spec"]["selector"], each["metadata"]["labels"])
+        ]
         assert len(seen) == 1
-        assert {end["port"] for end in monitor["spec"]["endpoints"]} <= {port["name"] for port in seen[0]["spec"]["ports"]}
+        assert {end["port"] for end in monitor["spec"]["endpoints"]} <= {
+            port["name"] for port in seen[0]["spec"]["ports"]
+        }
     for monitor in of_kind(overlay, "PodMonitor"):
         (seen_pod,) = [each for each in workloads if selects(monitor["spec"]["selector"], labels(each))]
         ports = {port["name"] for container in containers(pod(seen_pod)) for port in container["ports"]}
@@ -191,7 +208,9 @@ def test_a_changed_setting_changes_the_name_by_which_pods_refer_to_it(tmp_path: 
     after = render(copied / "overlays" / "production")
 
     def names(documents: list[dict[str, object]]) -> set[str]:
-        return {line.split()[-1] for line in yaml.safe_dump(documents).splitlines() if "name: multi-agent-graphs" in line}
+        return {
+            line.split()[-1] for line in yaml.safe_dump(documents).splitlines() if "name: multi-agent-graphs" in line
+        }
 
     assert len(names(before)) == len(names(after)) == 1
     assert names(before) != names(after)
@@ -203,7 +222,9 @@ def test_the_renderer_agrees_with_kustomize_where_there_is_one() -> None:
         pytest.skip("neither kustomize nor kubectl is on this machine")
     command = [program, "build"] if program.endswith("kustomize") else [program, "kustomize"]
     for overlay in OVERLAYS:
-        built = subprocess.run([*command, str(FOLDER / "overlays" / overlay)], capture_output=True, text=True, check=True)
+        built = subprocess.run(
+            [*command, str(FOLDER / "overlays" / overlay)], capture_output=True, text=True, check=True
+        )
         real = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(built.stdout)}
         ours = {(each["kind"], each["metadata"]["name"]): each for each in manifests(overlay)}
         assert real == ours
