@@ -29,7 +29,7 @@ from tests.deploy.cluster import (
 from tests.deploy.kustomize import containers, read_documents
 
 # `sleep` of preStop came with the first of these; the second is the newest whose schemas are at hand.
-VERSIONS = ("1.30", "1.33")
+VERSIONS = ("1.30", "1.37")
 CUSTOM = ("ScaledObject", "ServiceMonitor", "PodMonitor")
 SCHEMAS = Path(__file__).parent / "custom_schemas"
 
