@@ -19,6 +19,15 @@ def program(name: str) -> Path:
     return Path(found)
 
 
+def next_program(path: str) -> list[str]:
+    """The command for a program of Debian's next release, by its path there, with the libraries of that release."""
+    root = UNPACKED / "forky"
+    assert (root / path).is_file(), f"{path} is missing: make deploy-test gets it"
+    libraries = root / "usr/lib" / f"{os.uname().machine}-linux-gnu"
+    (loader,) = libraries.glob("ld-linux-*")
+    return [str(loader), "--library-path", str(libraries), str(root / path)]
+
+
 def environment(**more: str) -> dict[str, str]:
     """The environment in which unpacked programs find their own modules."""
     return {
