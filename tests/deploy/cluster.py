@@ -1,22 +1,39 @@
-"""The manifests of each overlay, rendered, and questions about them."""
+"""The manifests of each overlay, as kustomize builds them, and questions about them."""
 
 from __future__ import annotations
 
+import subprocess
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from tests.deploy.kustomize import Document, render
+import yaml
+
+from tests.deploy.programs import next_program
 from tests.servers import PROJECT
 
+Document = dict[str, Any]
 FOLDER = PROJECT / "deploy" / "k8s"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 
 
+def build(folder: Path) -> list[Document]:
+    """What `kubectl apply -k folder` would send. Raises `AssertionError` where kustomize refuses it, or warns."""
+    command = [*next_program("usr/bin/kustomize"), "build", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def read_documents(path: Path) -> list[Document]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
 @cache
 def manifests(overlay: str) -> tuple[Document, ...]:
-    return tuple(render(FOLDER / "overlays" / overlay))
+    return tuple(build(FOLDER / "overlays" / overlay))
 
 
 def of_kind(overlay: str, *kinds: str) -> list[Document]:
@@ -30,6 +47,11 @@ def one(overlay: str, kind: str, name: str) -> Document:
 def pod(workload: Document) -> Document:
     spec: Document = workload["spec"]["template"]["spec"]
     return spec
+
+
+def containers(pod: Document) -> list[Document]:
+    """All of a pod's spec, those that run first too."""
+    return [*pod.get("initContainers", []), *pod["containers"]]
 
 
 def labels(workload: Document) -> dict[str, str]:
