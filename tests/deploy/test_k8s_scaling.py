@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
-from tests.deploy.cluster import Document, of_kind, one, read_documents, settings
+from tests.deploy.cluster import OVERLAYS, Document, of_kind, one, pod, read_documents, settings
 from tests.deploy.programs import program
 from tests.servers import PROJECT, Processes
 
@@ -19,6 +20,19 @@ def test_in_production_nobody_but_the_autoscalers_says_how_many_there_are() -> N
     for name in ("gateway", "worker"):
         assert "replicas" not in one("production", "Deployment", name)["spec"]
         assert one("development", "Deployment", name)["spec"]["replicas"] == 1
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_pods_stand_apart_and_a_node_can_always_be_drained_of_them(name: str) -> None:
+    for overlay in OVERLAYS:
+        spread = pod(one(overlay, "Deployment", name))["topologySpreadConstraints"]
+        assert [each["topologyKey"] for each in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+        # On a cluster of one node, or one zone, they start all the same.
+        assert {each["whenUnsatisfiable"] for each in spread} == {"ScheduleAnyway"}
+        # A number that must stay would forbid it, where there are no more pods than that.
+        budget = one(overlay, "PodDisruptionBudget", name)["spec"]
+        assert budget["maxUnavailable"] == 1
+        assert "minAvailable" not in budget
 
 
 def test_scaling_asks_for_what_the_gateways_say_and_never_counts_it_once_a_gateway(
