@@ -8,9 +8,10 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
-from shared.api_keys import SCOPES, Scope, new_key
+from shared.api_keys import SCOPES, Scope, kept_of, new_key, new_text
 from shared.jobs import rfc3339
 from shared.settings import Settings, SettingsError
 from shared.store import KeyStore, StoreError, connect
@@ -22,7 +23,7 @@ Answer = TypeVar("Answer")
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add `create`, `list` and `revoke`."""
+    """Add `create`, `generate`, `list` and `revoke`."""
     commands = parser.add_subparsers(dest="action", metavar="action", required=True)
     create = commands.add_parser("create", help="make a key; it is printed once, on the last line")
     create.add_argument("--tenant", required=True, type=_tenant, help="whose jobs the key is for")
@@ -31,6 +32,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "--scopes", default="jobs:read,jobs:write", type=_scopes, help=f"of {', '.join(SCOPES)}; default: %(default)s"
     )
     create.add_argument("--expires-days", type=_days, metavar="DAYS", help="default: it does not expire")
+    create.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="make the key that this file holds valid (from keys generate), and print its id only; repeatable",
+    )
+    commands.add_parser("generate", help="print a fresh key that is not valid yet: create --key-file makes it so")
     commands.add_parser("list", help="show all keys, without their secrets")
     revoke = commands.add_parser("revoke", help="end a key, on every gateway within a second")
     revoke.add_argument("id", help="the key's id, from the list")
@@ -42,16 +50,46 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         return _create(options, settings)
     if options.action == "revoke":
         return _revoke(options.id, settings)
+    if options.action == "generate":
+        print(new_text())
+        return 0
     return _list(settings)
 
 
 def _create(options: argparse.Namespace, settings: Settings) -> int:
     now = int(time.time() * 1000)
     expires = None if options.expires_days is None else now + int(options.expires_days * DAY_MS)
+    if options.key_file is not None:
+        return _create_from(options.key_file, options, settings, now, expires)
     text, kept = new_key(options.tenant, options.name, options.scopes, now_ms=now, expires_at_ms=expires)
     _ask(settings, lambda store: store.save(kept))
     print(f"Key {kept.id} of tenant {kept.tenant}, {_until(expires, now)}. It is shown this once:", file=sys.stderr)
     print(text)
+    return 0
+
+
+def _create_from(file: Path, options: argparse.Namespace, settings: Settings, now: int, expires: int | None) -> int:
+    try:
+        text = file.read_text().strip()
+        kept = kept_of(text, options.tenant, options.name, options.scopes, now_ms=now, expires_at_ms=expires)
+    except OSError as error:
+        raise SettingsError(f"--key-file is wrong: cannot read {file}: {error.strerror}") from None
+    except ValueError as error:  # bytes that are no text, too: the message must not quote them
+        reason = "it is not text" if isinstance(error, UnicodeError) else str(error)
+        raise SettingsError(f"--key-file is wrong: {file}: {reason}") from None
+
+    async def save_new(store: KeyStore) -> bool:
+        _, there = await store.all()
+        same_id = next((one for one in there if one.id == kept.id), None)
+        if same_id is not None:
+            return same_id.sha256 == kept.sha256
+        await store.save(kept)
+        return True
+
+    if not _ask(settings, save_new):
+        print(f"There is another key with the id {kept.id}: generate a new one.", file=sys.stderr)
+        return 1
+    print(f"Key {kept.id} of tenant {kept.tenant} is valid.", file=sys.stderr)
     return 0
 
 

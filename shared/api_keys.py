@@ -49,16 +49,30 @@ class ApiKey:
         return orjson.dumps(self)
 
 
+def new_text() -> str:
+    """A fresh key's text. Nothing is kept of it."""
+    key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+    secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LENGTH))
+    body = f"{PREFIX}_{key_id}_{secret}"
+    return body + _checksum(body)
+
+
+def kept_of(
+    text: str, tenant: str, name: str, scopes: Sequence[Scope], *, now_ms: int, expires_at_ms: int | None = None
+) -> ApiKey:
+    """What is kept of the key with this text. Raises `ValueError` where it is none."""
+    key_id = id_of(text)
+    if key_id is None:
+        raise ValueError("it holds no API key: make one with `python -m gateway keys generate`")
+    return ApiKey(key_id, tenant, name, tuple(scopes), digest_of(text), now_ms, expires_at_ms)
+
+
 def new_key(
     tenant: str, name: str, scopes: Sequence[Scope], *, now_ms: int, expires_at_ms: int | None = None
 ) -> tuple[str, ApiKey]:
     """A fresh key, which is shown once, and what is kept of it."""
-    key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
-    secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LENGTH))
-    body = f"{PREFIX}_{key_id}_{secret}"
-    text = body + _checksum(body)
-    kept = ApiKey(key_id, tenant, name, tuple(scopes), digest_of(text), now_ms, expires_at_ms)
-    return text, kept
+    text = new_text()
+    return text, kept_of(text, tenant, name, scopes, now_ms=now_ms, expires_at_ms=expires_at_ms)
 
 
 def id_of(text: str) -> str | None:

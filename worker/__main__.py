@@ -29,6 +29,7 @@ from shared.settings import Settings, SettingsError, load_settings
 from shared.store import JobStore, KeeperStore, Registry, StoreError, connect, connect_blocking, connect_sync
 from shared.store.connection import wait_until_reachable
 from shared.store.safety import SafetyWatch
+from worker.metrics_port import Readiness, serve_metrics
 from worker.node_threads import NodeThreads
 from worker.signals import StopSignals
 
@@ -75,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "webhooks" in settings.worker_roles:
             settings.require_secret_key()
         wait_until_reachable(url)
-        serve_metrics(settings.worker_metrics_host, settings.worker_metrics_port)
+        readiness = Readiness()
+        serve_metrics(settings.worker_metrics_host, settings.worker_metrics_port, readiness)
         catalogue = load_catalogue(settings)
         gc.freeze()  # what was imported stays: no full collection need look at it again
     except SettingsError as error:
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         sender = sender_from_settings(settings, worker_id)
     try:
-        run(loop, work(settings, url, worker_id, catalogue, loop, signals, sender), signals)
+        run(loop, work(settings, url, worker_id, catalogue, loop, signals, sender, readiness), signals)
     except Exception:
         logger.exception("worker failed")
         return 1
@@ -129,7 +131,7 @@ def run(loop: asyncio.AbstractEventLoop, worker: Coroutine[Any, Any, None], sign
 
 async def work(
     settings: Settings, url: str, worker_id: str, catalogue: Catalogue, loop: asyncio.AbstractEventLoop,
-    signals: StopSignals, sender: WebhookSender | None,
+    signals: StopSignals, sender: WebhookSender | None, readiness: Readiness,
 ) -> None:  # fmt: skip
     """Build the worker's parts and run it."""
     from arq.connections import ArqRedis
@@ -210,6 +212,8 @@ async def work(
         sender.start(lambda: keeper.may_recover)
     signals.listen(loop, worker.handle_sig)
     logger.info("worker ready", graphs=worker.graphs, queues=settings.worker_queues, roles=settings.worker_roles)
+    # The keeper's thread has its connection: leases are renewed, and Redis answers.
+    readiness.is_ready = lambda: keeper.connected_since is not None
     watching = loop.create_task(threads.watch())
     try:
         await worker.main()
@@ -255,23 +259,6 @@ def look_at_files(settings: Settings) -> None:
     needed = OTHER_FILES + CONNECTIONS + jobs + webhooks
     if files < needed:
         logger.warning("the limit of open files is low: connections may fail (ulimit -n)", limit=files, needed=needed)
-
-
-def serve_metrics(host: str, port: int) -> None:
-    """Answer Prometheus on this port, off where it is 0. Raises `SettingsError` where it is taken."""
-    if not port:
-        return
-    from prometheus_client import start_http_server
-
-    from shared.metrics import REGISTRY
-    from worker.gauges import register_process_metrics
-
-    register_process_metrics()
-    try:
-        start_http_server(port, addr=host, registry=REGISTRY)
-    except OSError as error:
-        reason = f"cannot listen on {host}:{port}: {error.strerror}"
-        raise SettingsError(f"WORKER_METRICS_HOST or WORKER_METRICS_PORT is wrong: {reason}") from None
 
 
 def exit_process(status: int) -> None:

@@ -111,6 +111,38 @@ def test_an_expired_key_stops_working_and_is_listed_as_such(keys: Keys, gateways
     assert "expired 20" in line
 
 
+def test_a_key_from_a_file_becomes_valid_once_and_is_never_printed(
+    keys: Keys, gateways: list[httpx.Client], tmp_path: Path
+) -> None:
+    text = keys("generate", redis_url="").stdout.strip()
+    assert status(gateways[0], text) != 200
+    file = tmp_path / "first"
+    file.write_text(f"{text}\n")
+    arguments = ("create", "--tenant", "acme", "--name", "file", "--key-file", str(file))
+    made, again = keys(*arguments), keys(*arguments)
+    for done in (made, again):
+        assert (done.returncode, done.stdout) == (0, "")
+        assert text not in done.stderr
+        assert text.split("_")[1] in done.stderr
+    wait_until(lambda: status(gateways[0], text) == 200, 3, what="the key is known")
+    assert sum("file" in line.split() for line in keys("list").stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"mas_broken", b"\xff\xfe", None], ids=["empty", "broken", "bytes", "missing"]
+)
+def test_a_file_without_a_key_is_told_in_one_line_that_quotes_nothing(
+    keys: Keys, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    done = keys("create", "--tenant", "acme", "--name", "x", "--key-file", str(file))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("--key-file is wrong")
+    assert "broken" not in done.stderr.replace(str(file), "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,35 +136,40 @@ def services(image: Image) -> Iterator[dict[str, Any]]:
     program = image.check("python", "-c", "from shared.valkey_program import find_server; print(find_server().parent)")
     redis = services["redis"]
     path = f"{program}:{image.environment['PATH']}"
-    with image.start(*redis["command"], **{**redis["environment"], "PATH": path}) as server:
+    with running(image, redis, PATH=path):
         yield services
-        said = machine.stop(server)
-    assert server.returncode == 0, said
 
 
 def test_gateway_and_worker_run_from_it_on_what_compose_gives_them(image: Image, services: dict[str, Any]) -> None:
-    gateway, worker = services["gateway"], services["worker"]
-    assert gateway["command"] == image.command
-    (graphs,) = [one for one in worker["volumes"] if one["target"] == "/app/graphs"]
-    with image.start(*gateway["command"], **gateway["environment"]) as gateway_process:
-        is_well(image, gateway_process)
+    (graphs,) = [one for one in services["worker"]["volumes"] if one["target"] == "/app/graphs"]
+    assert services["gateway"]["command"] == image.command
+    with running(image, services["gateway"]) as gateway:
+        is_well(image, gateway)
         keys = ("python", "-m", "gateway", "keys", "create", "--tenant", "a", "--name", "b")
-        key = image.check(*keys, **gateway["environment"]).splitlines()[-1]
+        key = image.check(*keys, **services["gateway"]["environment"]).splitlines()[-1]
         for graph, kept in (("table", {"table": "of a package"}), ("customer_service", {})):
+            # Nobody else's port: in its container there is no gateway.
             assert image.run(*image.health, PORT="1").returncode == 1, "no worker runs yet"
-            with image.start(*worker["command"], **worker["environment"]) as worker_process:
-                is_well(image, worker_process, PORT="1")  # nobody else's: in its container there is no gateway
+            with running(image, services["worker"]) as worker:
+                is_well(image, worker, PORT="1")
                 job = json.loads(image.check("python", "-c", FIRST_JOB, graph, KEY=key))
-                assert job["status"] == "succeeded", job
-                assert job["output"].items() >= kept.items()
-                said = image.machine.stop(worker_process)
-            assert worker_process.returncode == 0, said
+            assert job["status"] == "succeeded", job
+            assert job["output"].items() >= kept.items()
             # Then with the folder that compose lays over the image's.
             own = f"/source/{Path(graphs['source']).relative_to(PROJECT)}"
             image.machine.check("mount", "--bind", own, f"{image.root}/app/graphs")
-        said = image.machine.stop(gateway_process)
-    assert gateway_process.returncode == 0, said
     assert image.run(*image.health).returncode == 1
+
+
+@contextmanager
+def running(image: Image, service: dict[str, Any], **more: str) -> Iterator[subprocess.Popen[str]]:
+    """What compose starts for a service, stopped at the end as compose stops it: it has to end well."""
+    with image.start(*service["command"], **{**service["environment"], **more}) as process:
+        try:
+            yield process
+        finally:
+            said = image.machine.stop(process) if process.poll() is None else ""
+        assert process.returncode == 0, said
 
 
 def is_well(image: Image, process: subprocess.Popen[str], **environment: str) -> None:
