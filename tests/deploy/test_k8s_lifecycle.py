@@ -87,3 +87,10 @@ def test_the_pods_are_made_for_the_image(overlay: str) -> None:
     assert re.search(r"PATH=/app/.venv/bin:", final)
     assert re.search(r"GRAPHS_CONFIG=", final)
     assert "GRAPHS_CONFIG" not in settings(overlay)
+
+
+@each_overlay
+def test_a_gateway_has_memory_for_the_bodies_that_it_takes_at_once(overlay: str) -> None:
+    limit = container(overlay, "gateway")["resources"]["limits"]["memory"]
+    bodies: int = Settings.model_fields["max_body_bytes_at_once"].default
+    assert int(limit.removesuffix("Gi")) << 30 > 4 * bodies + (300 << 20)
