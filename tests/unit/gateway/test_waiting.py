@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Self
 
 import fakeredis
 import httpx
@@ -238,18 +238,23 @@ async def test_a_subscription_that_died_without_a_word_delays_a_wait_but_does_no
 
 
 class _Mute:
-    """A server that takes connections and never says a word."""
+    """A server that cuts connections off, until it is told to hang: then it takes them and never says a word."""
 
     def __init__(self) -> None:
         self.writers: list[asyncio.StreamWriter] = []
+        self.hangs = False
 
-    async def __aenter__(self) -> str:
+    async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self._take, "127.0.0.1", 0)
         port = self.server.sockets[0].getsockname()[1]
-        return f"redis://127.0.0.1:{port}/0"
+        self.url = f"redis://127.0.0.1:{port}/0"
+        return self
 
     async def _take(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.append(writer)
+        if self.hangs:
+            self.writers.append(writer)
+        else:
+            writer.close()
 
     async def __aexit__(self, *_: object) -> None:
         self.server.close()
@@ -260,9 +265,12 @@ class _Mute:
 
 async def test_every_route_that_needs_redis_answers_503_within_2_s_while_it_hangs(make_gateway: MakeGateway) -> None:
     async with (
-        _Mute() as url,
-        make_gateway(redis=connect(url, answer_within=30, tries=2), notices_redis=connect_blocking(url)) as gateway,
+        _Mute() as mute,
+        make_gateway(
+            redis=connect(mute.url, answer_within=30, tries=2), notices_redis=connect_blocking(mute.url)
+        ) as gateway,
     ):
+        mute.hangs = True  # from the start it would hold up the start for the 30 seconds
         job, endpoint = f"/api/v1/jobs/{'0' * 32}", f"/api/v1/webhooks/{'0' * 32}"
         delivery = f"/api/v1/deliveries/{'0' * 32}_1_failed"
         calls = [
