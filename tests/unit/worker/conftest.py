@@ -11,6 +11,7 @@ import pytest
 
 from tests.attempts import Attempts
 from tests.fake_webhooks import SECRET_KEY, InMemoryDeliveries, Network
+from tests.fakes import fake_server
 from tests.job_queue import JobQueue
 from worker import delivery_http
 from worker.checkpoints.threads import ThreadMemory
@@ -21,7 +22,7 @@ Run = Callable[..., Awaitable[dict[str, Any]]]
 
 @pytest.fixture
 def queue() -> Iterator[JobQueue]:
-    server = fakeredis.FakeServer(server_type="valkey")
+    server = fake_server()
     with fakeredis.FakeRedis(server=server) as sync_redis:
         yield JobQueue(fakeredis.FakeAsyncRedis(server=server), sync_redis)
 
