@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from redis import Redis
@@ -58,7 +59,9 @@ def read_all(redis: Redis) -> Dump:
     for name, value in (values_in_memory(redis) or _values(redis)).items():
         short, rest = _split(name)
         if short in _HASHES:
-            dump.hashes[short][rest] = {_text(n): _text(v) for n, v in value.items()}
+            dump.hashes[short][rest] = {
+                n.decode(errors="replace"): v.decode(errors="replace") for n, v in value.items()
+            }
         elif short in _ZSETS and not rest.endswith(":for"):
             dump.zsets[short][rest] = {_text(member): score for member, score in value}
         elif short in _SETS:
@@ -94,6 +97,7 @@ def _values(redis: Redis) -> dict[str, Any]:
     return dict(zip(names, pipeline.execute(), strict=True))
 
 
+@lru_cache(maxsize=4096)
 def _split(name: str) -> tuple[str, str]:
     """The short name of a key, and the rest of it; an unknown key has none."""
     if name in _SHORT:

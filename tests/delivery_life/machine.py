@@ -60,7 +60,7 @@ class Machine(RuleBasedStateMachine):
         self.finished: dict[str, tuple[str, int]] = {}  # by dref: sender and attempt of the last try that was recorded
 
     def run(self, call: Coroutine[Any, Any, Answer]) -> Answer:
-        return self.runner.run(call)
+        return self.runner.get_loop().run_until_complete(call)  # `run` sets a signal handler for each call
 
     def read(self) -> Dump:
         return read_all(self.sync_redis)

@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         self.on_their_way: list[tuple[str, int]] = []  # claims that have not arrived
 
     def run(self, call: Coroutine[Any, Any, Answer]) -> Answer:
-        return self.runner.run(call)
+        return self.runner.get_loop().run_until_complete(call)  # `run` sets a signal handler for each call
 
     def read(self) -> Dump:
         return read_all(self.sync_redis)
