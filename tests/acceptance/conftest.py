@@ -13,13 +13,17 @@ from tests.servers import PROJECT, Gateway, Process, Processes, Valkey, wait_unt
 GRAPHS = str(PROJECT / "tests" / "projects" / "basic" / "langgraph.json")
 
 
+def start_gateway(processes: Processes, redis_url: str) -> Gateway:
+    return processes.gateway(redis_url, WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8")
+
+
 class Service:
     """The service of one test: a gateway, and workers that serve `tests/projects/basic`."""
 
-    def __init__(self, processes: Processes, redis_url: str) -> None:
+    def __init__(self, processes: Processes, redis_url: str, gateway: Gateway | None = None) -> None:
         self.processes = processes
         self.redis_url = redis_url
-        self.gateway: Gateway = processes.gateway(redis_url, WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8")
+        self.gateway = gateway or start_gateway(processes, redis_url)
         self.client = Client(self.gateway.ready().api)
 
     def start_workers(self, count: int = 1, **environment: str) -> list[Process]:
@@ -46,8 +50,24 @@ class Service:
         return list(self.client.http.get("/workers").json()["items"])
 
 
+@pytest.fixture(scope="module")
+def gateway_of_this_file(tmp_path_factory: pytest.TempPathFactory, valkey_server: Valkey) -> Iterator[Gateway]:
+    """A gateway on the Valkey of the run: it has seen other tests' jobs, of which nothing is left in Valkey."""
+    with Processes(tmp_path_factory.mktemp("gateway")) as processes:
+        yield start_gateway(processes, valkey_server.url)
+
+
 @pytest.fixture
-def service(processes: Processes, valkey_url: str) -> Iterator[Service]:
+def service(processes: Processes, valkey_url: str, gateway_of_this_file: Gateway) -> Iterator[Service]:
+    """An empty Valkey, and workers of the test's own. What stops the gateway, or counts, has `lone_service`."""
+    started = Service(processes, valkey_url, gateway_of_this_file)
+    with started.client:
+        yield started
+
+
+@pytest.fixture
+def lone_service(processes: Processes, valkey_url: str) -> Iterator[Service]:
+    """The same, with a gateway of the test's own."""
     started = Service(processes, valkey_url)
     with started.client:
         yield started

@@ -151,13 +151,13 @@ def test_every_way_to_make_a_graph_is_served(service: Service) -> None:
     assert told == {"sync_factory": "sync", "async_factory": "async me", "context_factory": "context me"}
 
 
-def test_metrics_of_the_gateway_and_a_worker_tell_what_happened(service: Service) -> None:
+def test_metrics_of_the_gateway_and_a_worker_tell_what_happened(lone_service: Service) -> None:
     from tests.servers import fetch, free_port
 
     port = free_port()
-    service.start_workers(1, WORKER_METRICS_PORT=str(port))
-    service.client.run("echo", {"value": 1})
-    gateway = fetch(f"{service.gateway.url}/metrics")[1].decode()
+    lone_service.start_workers(1, WORKER_METRICS_PORT=str(port))
+    lone_service.client.run("echo", {"value": 1})
+    gateway = fetch(f"{lone_service.gateway.url}/metrics")[1].decode()
     assert 'mas_jobs_submitted_total{graph="echo"} 1.0' in gateway
     assert 'mas_queue_depth{queue="default"} 0.0' in gateway
     worker = fetch(f"http://127.0.0.1:{port}/metrics")[1].decode()
