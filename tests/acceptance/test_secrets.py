@@ -193,7 +193,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         stack.callback(postgres.stop)
         made = Run(folder, stack, database, request.param)
         made.live()
-        made.fail_to_start()
+        if made.level == "DEBUG":  # which says all that INFO does: no words of a job are in it
+            made.fail_to_start()
         socket = postgres.new_database().partition("host=")[2].partition("&")[0]
         for user in ("nobody", "anybody"):
             made.refuse_database(f"postgresql://{user}:{DATABASE_PASSWORD}@/postgres?host={socket}")
@@ -211,7 +212,7 @@ def found(secret: str, said: dict[str, str]) -> dict[str, str]:
 
 
 def test_no_credential_is_in_anything_that_was_said(run: Run) -> None:
-    assert len(run.said.logs) >= 15
+    assert len(run.said.logs) == (21 if run.level == "DEBUG" else 5)
     credentials = [
         SECRET_KEY, SECRET_KEY[:20], REDIS_PASSWORD, DATABASE_PASSWORD, PROVIDER_KEY, ENDPOINT_SECRET, JOB_SECRET,
         WRONG_KEY, run.key,
