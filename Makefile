@@ -70,7 +70,7 @@ planted-bugs: $(SYNCED) ## Plant bugs into the scripts, one after the other, and
 
 deploy-test: $(SYNCED) ## Test the deployment files on the real programs: Supervisor, nginx, Prometheus, fail2ban, a new Debian
 	@tests/deploy/get-programs.sh .tools/debian
-	@$(RUN) pytest tests/deploy --numprocesses=3 --dist=loadfile --junitxml=reports/deploy.xml
+	@$(RUN) pytest tests/deploy --numprocesses=3 --dist=loadfile --no-loadscope-reorder --junitxml=reports/deploy.xml
 
 setup: $(SYNCED) ## Install the locked packages into .venv, which the other targets do by themselves
 

@@ -13,6 +13,14 @@ from tests.deploy.machine import Machine
 from tests.deploy.new_machine import CannotBeMade, NewMachine
 from tests.servers import PostgreSQL, Processes
 
+# Minutes, where all others are seconds: begun last, one would be left to run alone (by `--no-loadscope-reorder`).
+LONGEST_FIRST = ("test_upgrade", "test_install", "test_backup", "test_image", "test_backup_faults", "test_supervisor")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
