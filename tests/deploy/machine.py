@@ -97,8 +97,8 @@ class Machine:
         release.mkdir()
         for part in PARTS:
             if (source / part).is_dir():
-                ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(source / part, release / part, symlinks=True, ignore=ignored)
+                # With what is compiled of it: else each of the seven processes would compile it all.
+                shutil.copytree(source / part, release / part, symlinks=True)
             else:
                 shutil.copy2(source / part, release / part)
         (release / ".venv").symlink_to(sys.prefix)
