@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -110,7 +111,11 @@ def test_development_takes_up_code_as_it_is_changed(tmp_path: Path, processes: P
     gateway = Gateway(process, port).ready(30)
 
     def running() -> set[int]:
-        return {one.pid for one in psutil.Process(process.pid).children(recursive=True) if "gateway" in one.cmdline()}
+        found = set()
+        for one in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # the one before, that ends just now
+                found |= {one.pid} if "gateway" in one.cmdline() else set()
+        return found
 
     (before,) = running()
     (code / "gateway" / "version.py").write_text("CHANGED = True\n")
