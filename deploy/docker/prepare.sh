@@ -7,7 +7,7 @@ usage() {
   cat <<'TEXT'
 Usage: deploy/docker/prepare.sh DOMAIN
 
-Puts into the project's folder, where it is not there yet:
+Puts into the project's folder, where it is not there yet, and gives to that folder's owner:
   .env          DOMAIN, and random SECRET_KEY, REDIS_PASSWORD, POSTGRES_PASSWORD and GRAFANA_PASSWORD; for its owner only
   logs/         for the user with the id 1000, whom the containers run as (run this as root, or as that user)
   config/tls/   fullchain.pem and privkey.pem: self-signed for DOMAIN, until you put your own there
@@ -41,11 +41,25 @@ readonly CONTAINER_USER=1000
 umask 077
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+give_away() { # give_away PATH…: Compose reads .env as whoever runs it, and what sudo makes would be root's
+  if [ "$(id -u)" -eq 0 ]; then chown --no-dereference --reference=. "$@"; fi
+}
+
 add() { # add NAME VALUE: unless .env has a value of that name
   grep -q "^$1=." .env || printf '%s=%s\n' "$1" "$2" >>.env
 }
 
-touch .env
+make_folder() { # make_folder FOLDER
+  [ -d "$1" ] || {
+    mkdir "$1"
+    give_away "$1"
+  }
+}
+
+[ -e .env ] || {
+  touch .env
+  give_away .env
+}
 chmod 0600 .env
 # A last line without its end would swallow the first that is added.
 [ -z "$(tail -c 1 .env)" ] || echo >>.env
@@ -55,14 +69,19 @@ for name in SECRET_KEY REDIS_PASSWORD POSTGRES_PASSWORD GRAFANA_PASSWORD; do
 done
 grep -qx "DOMAIN=$domain" .env || die ".env has another DOMAIN: change it there, and remove config/tls for a new certificate"
 
-mkdir -p logs config/keys
+mkdir -p logs
+make_folder config/keys
 chmod 0750 logs
 
 # Read by nginx in its container, whoever that is there.
-(umask 022 && mkdir -p config/acme config/tls)
+umask 022
+make_folder config/acme
+make_folder config/tls
+umask 077
 if [ ! -e config/tls/fullchain.pem ]; then
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj "/CN=$domain" \
     -addext "subjectAltName=DNS:$domain" -keyout config/tls/privkey.pem.new -out config/tls/fullchain.pem.new 2>/dev/null
+  give_away config/tls/privkey.pem.new config/tls/fullchain.pem.new
   mv config/tls/privkey.pem.new config/tls/privkey.pem
   mv config/tls/fullchain.pem.new config/tls/fullchain.pem
 fi

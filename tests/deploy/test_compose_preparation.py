@@ -77,6 +77,18 @@ def test_only_their_owner_reads_the_secrets_and_the_containers_write_the_logs(pr
     assert (project / "logs").stat().st_uid == 1000
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of another user")
+def test_what_root_makes_belongs_to_whose_the_checkout_is(project: Path) -> None:
+    os.chown(project, 1234, 1234)
+    (project / "config/tls").mkdir()
+    (project / "config/tls/fullchain.pem").write_text("a real one")
+    assert prepare(project, NAME).returncode == 0
+    for name in (".env", "config/keys", "config/acme"):
+        assert ((project / name).stat().st_uid, (project / name).stat().st_gid) == (1234, 1234), name
+    assert (project / "config/tls/fullchain.pem").stat().st_uid == 0, "what was there stays as it is"
+    assert (project / "logs").stat().st_uid == 1000
+
+
 def test_the_certificate_is_for_the_domain_and_one_that_is_there_stays(project: Path) -> None:
     prepare(project, NAME)
     certificate = project / "config/tls/fullchain.pem"
