@@ -56,7 +56,18 @@ def image(new_machine: NewMachine) -> Image:
     (graphs / "langgraph.json").write_text(
         json.dumps({"dependencies": ["tabulate==0.9.0"], "graphs": {"table": "./table.py:graph"}})
     )
-    for secret in (".env", "own/graphs/.env", "config/tls/privkey.pem", "config/keys/first", "own/graphs/some.key"):
+    # As a checkout under umask 077 is.
+    subprocess.run(
+        ["chmod", "-R", "go=", *(source / part for part in ("gateway", "worker", "shared", "own"))], check=True
+    )
+    for secret in (
+        ".env",
+        "own/graphs/.env",
+        "own/graphs/.env.production",
+        "config/tls/privkey.pem",
+        "config/keys/first",
+        "own/graphs/some.key",
+    ):
         (source / secret).parent.mkdir(parents=True, exist_ok=True)
         (source / secret).write_text(SECRET)
     return Image.build(new_machine, {"GRAPHS": "own/graphs"})
