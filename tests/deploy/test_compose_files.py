@@ -192,7 +192,7 @@ def test_nginx_takes_what_the_gateway_takes_and_waits_as_long() -> None:
 def test_the_site_is_that_of_a_machine_but_for_its_upstream_and_logs() -> None:
     def kept(text: str) -> list[str]:
         lines = text[text.index("upstream ") :].splitlines()
-        own = r" *(server (gateway|127\.)|zone |http2 on|(access|error)_log )"
+        own = r" *(listen \[::\]|server (gateway|127\.)|zone |http2 on|(access|error)_log )"
         lines = [line.replace(" ssl http2;", " ssl;").replace("${DOMAIN}", "your-domain.com") for line in lines]
         return [line for line in lines if not re.match(own, line)]
 
@@ -224,6 +224,14 @@ def test_image_and_version_are_the_projects() -> None:
     assert SERVICES["gateway"]["image"] == SERVICES["worker"]["image"] == f"multi-agent-service:{version}"
     build = SERVICES["worker"]["build"]
     assert (build["context"], build["dockerfile"]) == (str(PROJECT), str(DOCKERFILE.relative_to(PROJECT)))
+
+
+def test_the_image_is_built_once_and_nobody_looks_for_it_elsewhere() -> None:
+    """Two services that build one name are built at the same time, and the second export of it is refused."""
+    for stack in STACKS.values():
+        ours = {name: one for name, one in resolved(*stack)["services"].items() if "multi-agent" in one["image"]}
+        assert [name for name, one in ours.items() if "build" in one] == ["worker"]
+        assert ours["gateway"]["pull_policy"] == "never"
 
 
 def test_graphs_are_those_of_the_image_until_the_folder_changes() -> None:
@@ -279,6 +287,7 @@ def test_development_runs_the_code_of_this_folder() -> None:
     services = resolved(BASE, DEVELOPMENT)["services"]
     assert "nginx" not in services, "it would need a certificate"
     for name in ("gateway", "worker"):
+        assert services[name]["environment"]["LOG_FILE"] == "", "to the terminal"
         mounted = {one["target"]: one["source"] for one in services[name]["volumes"]}
         for part in ("shared", name):
             assert mounted[f"/app/{part}"] == str(PROJECT / part)
