@@ -160,7 +160,7 @@ def sources() -> str:
 
 
 def _sources() -> Iterator[Path]:
-    yield PROJECT / ".env.example"
+    yield from (PROJECT / ".env.example", PROJECT / "docker-compose.yml")
     for folder in ("gateway", "worker", "shared", "deploy"):
         yield from (
             file
