@@ -105,7 +105,8 @@ def test_each_metric_that_a_rule_reads_is_there(prometheus: Prometheus) -> None:
 
 @pytest.mark.parametrize(("panel", "expression"), QUERIES, ids=[name for name, _ in QUERIES])
 def test_each_query_of_the_dashboard_returns_data(prometheus: Prometheus, panel: str, expression: str) -> None:
-    found = prometheus.query(expression.replace("$__rate_interval", "1m"))
+    # As long as all these tests may take on a busy machine.
+    found = prometheus.query(expression.replace("$__rate_interval", "10m"))
     assert found, expression
     values = [float(series["value"][1]) for series in found]
     assert any(not math.isnan(value) for value in values), (expression, found)

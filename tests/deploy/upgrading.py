@@ -114,7 +114,7 @@ class Load:
     should be.
     """
 
-    def __init__(self, machine: Machine, folder: Path, *, short: int = 3, long: int = 2) -> None:
+    def __init__(self, machine: Machine, folder: Path, *, short: int = 3, long: int = 3) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.machine, self.folder = machine, folder
         self.failures: list[str] = []
@@ -140,7 +140,7 @@ class Load:
         client = _Connection(self)
         while not self._asked.wait(PAUSE_SECONDS):
             trace = self.folder / f"{next(self._numbers)}"
-            value = {"file": str(trace), "seconds": 1.5 if long else 0.1}
+            value = {"file": str(trace), "seconds": 3 if long else 0.1}  # a step; there are two
             made = client.ask("POST", "/jobs", {"graph": "traced" if long else "counted", "input": value}, 202)
             if made is None:
                 time.sleep(0.1)
