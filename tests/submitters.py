@@ -43,13 +43,17 @@ class Submitters:
         for thread in self._threads:
             thread.join()
 
-    def _submit(self, number: int) -> None:
+    def client(self, number: int) -> httpx.Client:
+        """What a thread sends by."""
         gateway = self.gateways[number % len(self.gateways)]
-        with httpx.Client(base_url=gateway.api, timeout=30, trust_env=False) as http:
+        return httpx.Client(base_url=gateway.url, timeout=30, trust_env=False)
+
+    def _submit(self, number: int) -> None:
+        with self.client(number) as http:
             while not self._stopping.is_set():
                 asked_at = time.monotonic()
                 try:
-                    answer = http.post("/jobs", json={"graph": "echo", "input": {"value": number}})
+                    answer = http.post("/api/v1/jobs", json={"graph": "echo", "input": {"value": number}})
                 except httpx.HTTPError as error:
                     self.broken.append(repr(error))
                     continue

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import httpx
 import pytest
 
 from tests.deploy.compose_nginx import ComposeNginx, Names
 from tests.servers import PROJECT, Gateway, Processes, free_port, wait_until
+from tests.submitters import Submitters
 
 GRAPHS = str(PROJECT / "tests" / "projects" / "basic" / "langgraph.json")
 
@@ -46,33 +45,15 @@ class Gateways:
         return Counter({address: one.process.log.count('"job accepted"') for address, one in self.running.items()})
 
 
-class Submits:
-    """Two clients that submit jobs as fast as they are answered, and count the answers."""
+class ThroughNginx(Submitters):
+    """Two clients of the site."""
 
     def __init__(self, nginx: ComposeNginx) -> None:
+        super().__init__([], count=2)
         self.nginx = nginx
-        self.answers: Counter[int | str] = Counter()
-        self._asked = threading.Event()
-        self._threads = [threading.Thread(target=self._submit) for _ in range(2)]
 
-    def _submit(self) -> None:
-        with self.nginx.client() as client:
-            while not self._asked.wait(0.02):
-                try:
-                    answer = client.post("/api/v1/jobs", json={"graph": "echo", "input": {"value": 1}})
-                    self.answers[answer.status_code] += 1
-                except httpx.HTTPError as error:
-                    self.answers[type(error).__name__] += 1
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._asked.set()
-        for thread in self._threads:
-            thread.join()
+    def client(self, number: int) -> httpx.Client:
+        return self.nginx.client()
 
 
 @pytest.fixture
@@ -95,15 +76,16 @@ def test_nginx_starts_without_gateways_and_follows_them_as_they_come_and_go(
             assert client.get("/health").status_code == 502
             gateways.add("127.0.0.2")
             wait_until(lambda: client.get("/health").status_code == 200, 15, what="the first gateway is found")
-        with Submits(nginx) as submits:
+        with ThroughNginx(nginx) as clients:
             gateways.add("127.0.0.3")
             gateways.add("127.0.0.4")
             wait_until(lambda: min(gateways.accepted().values()) >= 5, 20, what="all three work")
             gateways.remove("127.0.0.2")
             before = gateways.accepted()
             wait_until(lambda: (gateways.accepted() - before).total() > 20, 20, what="the others go on")
-        assert set(submits.answers) == {202}, submits.answers
-        assert gateways.accepted().total() == submits.answers[202]
+        assert not clients.broken
+        assert [refusal.told for refusal in clients.refused] == []
+        assert gateways.accepted().total() == len(clients.accepted)
 
 
 def test_the_site_is_well_and_closed_to_other_names(gateways: Gateways, names: Names, tmp_path: Path) -> None:
